@@ -1,0 +1,64 @@
+"""What the API needs of the agent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from lvagent.spec.status import Action, ImageView, PhaseTime, Plan, PutResult, Readiness, SubnetView, VmStatus, VpcView
+from lvagent.spec.vm import VmConfig
+
+Watch = Callable[[PhaseTime], None]
+
+
+class Agent(Protocol):
+    """The agent as HTTP sees it: any method may raise an ``LvagentError``; many threads call at once."""
+
+    def put(self, spec: VmConfig, *, create_only: bool = False, watch: Watch | None = None) -> PutResult:
+        """Create the VM, or change it to this spec; all or nothing.
+
+        :param create_only: a VM of this id with another spec is a Conflict.
+        :param watch: called once for each phase when it has ended.
+        """
+
+    def delete(self, vm: str, *, grace: float = 0, volumes: bool = False, watch: Watch | None = None) -> None:
+        """Stop it (softly for ``grace`` seconds, then hard), remove it and what no other VM needs.
+
+        :param volumes: also delete the volumes that the agent made for it.
+        """
+
+    def power(self, vm: str, action: Action) -> VmStatus:
+        """Start, shutdown, stop, reboot, reset, pause or resume."""
+
+    def vm(self, vm: str) -> VmStatus:
+        """One VM."""
+
+    def vms(self) -> Sequence[VmStatus]:
+        """All VMs, by id."""
+
+    def domain_xml(self, vm: str) -> str:
+        """The domain XML as libvirt has it (live if it runs), without secrets."""
+
+    def console_log(self, vm: str, tail: int) -> bytes:
+        """The last ``tail`` bytes of what the guest wrote to its serial console."""
+
+    def vpcs(self) -> Sequence[VpcView]:
+        """All VPCs, by name."""
+
+    def vpc(self, name: str) -> VpcView:
+        """One VPC."""
+
+    def subnets(self) -> Sequence[SubnetView]:
+        """All subnets, by name."""
+
+    def subnet(self, name: str) -> SubnetView:
+        """One subnet."""
+
+    def plan(self, spec: VmConfig) -> Plan:
+        """What ``put`` would do; touches nothing."""
+
+    def images(self) -> Sequence[ImageView]:
+        """The images a volume can be made from, by name."""
+
+    def readiness(self) -> Readiness:
+        """Whether the agent can serve now."""

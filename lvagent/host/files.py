@@ -1,0 +1,36 @@
+"""Files written whole or not at all, and removed without complaint."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+
+def write(path: Path, content: str | bytes, *, mode: int = 0o644, sync: bool = True) -> None:
+    """Replace a file by content, atomically: a reader (and a crash) sees the old one or the new one.
+
+    :param mode: permission bits of the new file.
+    :param sync: False leaves out the fsync, for what is rebuilt after a reboot anyway.
+    :raise OSError: no space, no folder, read-only.
+    """
+    raw = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(raw)
+            os.fchmod(file.fileno(), mode)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.rename(temporary, path)
+    except BaseException:
+        remove(Path(temporary))
+        raise
+
+
+def remove(path: Path) -> None:
+    """Make sure that there is no such file."""
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()

@@ -1,0 +1,1 @@
+"""The metadata service: a process of its own without privileges."""

@@ -1,0 +1,1 @@
+"""Events and the clock: they only put names into a queue."""

@@ -1,0 +1,1 @@
+"""Pure: specs to wanted resources, and the difference to what is there."""

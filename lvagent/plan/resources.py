@@ -1,0 +1,182 @@
+"""The nouns a host can hold.
+
+Each is a value that says completely how the thing should be; two hosts that hold equal sets are wired alike. ``wanted``
+computes them from specs, the host observes them, ``diff`` subtracts. ``layer`` orders them: made lowest first, removed
+highest first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Fabric:
+    """Where tenants' L2 stands on the underlay side, with its guard; ``netns`` empty: the root namespace."""
+
+    layer: ClassVar[int] = 0
+    netns: str
+
+
+@dataclass(frozen=True, slots=True)
+class Netns:
+    """A VPC's namespace: its sysctls, ``lo`` up with the metadata addresses on it."""
+
+    layer: ClassVar[int] = 1
+    vpc: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """The base of a VPC's filter (tables, chains, empty sets), there before any link. ``digest``: of its text."""
+
+    layer: ClassVar[int] = 2
+    vpc: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """The bridge of a VNI on the underlay side (``lvb<vni>``)."""
+
+    layer: ClassVar[int] = 3
+    vni: int
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vxlan:
+    """The VXLAN device of a VNI (``lvx<vni>``), a port of its Bridge. ``local``: underlay address, ``port``: UDP."""
+
+    layer: ClassVar[int] = 4
+    vni: int
+    mtu: int
+    local: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Subnet:
+    """The inner bridge of a subnet in its VPC, with the gateway addresses. ``mtu`` in bytes."""
+
+    layer: ClassVar[int] = 5
+    vpc: str
+    name: str
+    mtu: int
+    gateway_v4: IPv4Interface | None = None
+    gateway_v6: IPv6Interface | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Veth:
+    """The pair between a subnet's inner bridge and the Bridge of its VNI (only for a VNI above 0)."""
+
+    layer: ClassVar[int] = 6
+    vpc: str
+    subnet: str
+    vni: int
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class PortFilter:
+    """What a VM's port may send: the elements of the VPC's filter sets that bind the tap to its addresses."""
+
+    layer: ClassVar[int] = 7
+    vpc: str
+    subnet: str
+    tap: str
+    mac: str
+    ipv4: str | None
+    ipv6: str | None
+    gateway_v4: str | None
+    gateway_v6: str | None
+    extra_macs: tuple[str, ...] = ()
+    extra_addresses: tuple[IPv4Network | IPv6Network, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DhcpSubnet:
+    """One subnet as dnsmasq serves it. ``default_route`` is decided per host, not here."""
+
+    name: str
+    mtu: int
+    gateway_v4: IPv4Interface | None
+    gateway_v6: IPv6Interface | None
+
+
+@dataclass(frozen=True, slots=True)
+class DhcpHost:
+    """One reservation. ``name``: host part of the DNS name; ``first``: this NIC gets the default route and the name."""
+
+    vm: str
+    position: int
+    subnet: str
+    mac: str
+    ipv4: str | None
+    ipv6: str | None
+    first: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Dhcp:
+    """The VPC's dnsmasq: DHCPv4, DHCPv6, RA and DNS for its subnets, with reservations only."""
+
+    layer: ClassVar[int] = 8
+    vpc: str
+    domain: str
+    subnets: tuple[DhcpSubnet, ...]
+    hosts: tuple[DhcpHost, ...]
+    forwarders: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GuestNic:
+    """A NIC as metadata tells it to the guest."""
+
+    position: int
+    mac: str
+    mtu: int
+    subnet: str
+    vpc: str
+    ipv4: str | None
+    gateway_v4: str | None
+    ipv6: str | None
+    gateway_v6: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """What the metadata service tells one VM. ``user_data`` is a secret and stays out of ``repr``."""
+
+    vm: str
+    hostname: str
+    keys: tuple[str, ...]
+    nics: tuple[GuestNic, ...]
+    user_data: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """The VPC's share of the metadata service: who asks from which address is which guest."""
+
+    layer: ClassVar[int] = 9
+    vpc: str
+    guests: tuple[tuple[str, Guest], ...]
+    """Pairs (source address, guest), sorted by address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plug:
+    """A tap in its place: in the VPC's namespace, a port of the subnet's bridge, with its MTU, up."""
+
+    layer: ClassVar[int] = 10
+    vpc: str
+    subnet: str
+    tap: str
+    mtu: int
+
+
+Resource = Fabric | Netns | Ruleset | Bridge | Vxlan | Subnet | Veth | PortFilter | Dhcp | Metadata | Plug

@@ -1,0 +1,146 @@
+"""What a caller is told: states, views and plans. Values without behaviour; ``api`` turns them into JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from lvagent.spec.vm import VmConfig
+
+
+class State(StrEnum):
+    """The state of a VM as callers see it."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    CRASHED = "crashed"
+    FAILED = "failed"
+    DELETING = "deleting"
+
+
+class Action(StrEnum):
+    """What may be asked of a VM's power."""
+
+    START = "start"
+    SHUTDOWN = "shutdown"
+    STOP = "stop"
+    REBOOT = "reboot"
+    RESET = "reset"
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+class Outcome(StrEnum):
+    """What a put did."""
+
+    CREATED = "created"
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseTime:
+    """A phase of the last put or start, and how long it took (milliseconds)."""
+
+    phase: str
+    ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class PortView:
+    """A NIC as it stands. ``addresses`` with prefix, ``mtu`` in bytes, ``dns``: its name inside the VPC, if any."""
+
+    position: int
+    tap: str
+    mac: str
+    vpc: str
+    subnet: str
+    mtu: int
+    addresses: tuple[str, ...]
+    dns: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class VmStatus:
+    """A VM: what is wanted and what is there.
+
+    ``wanted``: running or stopped. ``drift``: paths of the spec whose wish differs from what the running guest has
+    (they take effect at the next start). ``observed_at``: RFC 3339. ``stale``: libvirt could not be asked since then.
+    """
+
+    spec: VmConfig
+    state: State
+    reason: str
+    wanted: str
+    revision: int
+    pid: int | None
+    ports: tuple[PortView, ...]
+    drift: tuple[str, ...]
+    timings: tuple[PhaseTime, ...]
+    error: str | None
+    observed_at: str
+    stale: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PutResult:
+    """The answer to a put. ``restart_needed``: paths of the spec that take effect at the VM's next start."""
+
+    outcome: Outcome
+    status: VmStatus
+    restart_needed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetView:
+    """A subnet: what its VMs say of it. Gateways with prefix."""
+
+    name: str
+    vpc: str
+    vxlanid: int
+    gateway_v4: str | None
+    gateway_v6: str | None
+    mtu: int
+    vms: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VpcView:
+    """A VPC with its subnets. ``netns``: the name of its namespace."""
+
+    name: str
+    netns: str
+    domain: str
+    subnets: tuple[SubnetView, ...]
+    vms: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a put would do, as texts. ``steps``: one line each, in their order. Nothing was touched."""
+
+    outcome: Outcome
+    xml: str
+    nft: tuple[tuple[str, str], ...]
+    dnsmasq: tuple[tuple[str, str], ...]
+    steps: tuple[str, ...]
+    restart_needed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageView:
+    """An image in the image folder. Sizes in bytes."""
+
+    name: str
+    virtual_size: int
+    file_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether the agent can serve; ``checks``: pairs (what, "ok" or why not)."""
+
+    ready: bool
+    checks: tuple[tuple[str, str], ...]
