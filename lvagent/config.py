@@ -3,19 +3,20 @@
     [fabric]
     netns = "lvfabric"        or in the environment: LVAGENT_FABRIC_NETNS=lvfabric
 
-A section is a frozen dataclass; an unknown section, key or a wrong type is an error that names it. The settings of a
-running agent never change.
+A section is a frozen dataclass; an unknown section or key, a wrong type, and a value that cannot be meant are errors
+that name it. The settings of a running agent never change.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import tomllib
-import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,20 @@ class Paths:
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """The unix socket of the HTTP API. ``mode`` in octal as text. ``max_body`` in bytes."""
+    """The unix socket of the HTTP API. ``mode`` in octal as text. ``max_body`` in bytes.
+
+    ``threads``: requests served at once, at most. ``operations``: changes under way at once, at most. ``wait``: seconds
+    after which a change that goes on is answered with 202. ``slow``: seconds within which a request must have arrived.
+    """
 
     socket: str = ""
     mode: str = "0660"
     group: str = "lvagent"
     max_body: int = 1 << 20
-    threads: int = 40
+    threads: int = 128
+    operations: int = 32
+    wait: int = 30
+    slow: int = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,24 +163,44 @@ def load(file: Path | None = None, environ: Mapping[str, str] = os.environ) -> S
     :raise SpecError: an unknown or wrong setting, named by its path; a file that was named and is not there.
     """
     named = file or (Path(environ["LVAGENT_CONFIG"]) if environ.get("LVAGENT_CONFIG") else None)
-    table: dict[str, Any] = {}
-    path = named or DEFAULT_FILE
-    if named or path.exists():
-        try:
-            table = tomllib.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise SpecError(str(path), f"cannot read the settings: {error}") from error
+    table = _read(named or DEFAULT_FILE, optional=named is None)
     _overlay(table, environ)
-    return typing.cast(Settings, _build(Settings, table, ""))
+    settings = typing.cast(Settings, _build(Settings, table, ""))
+    _check(settings)
+    return settings
+
+
+def _read(path: Path, *, optional: bool) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_bytes().decode())
+    except FileNotFoundError as error:
+        if optional:
+            return {}
+        raise SpecError(str(path), "there is no such file", "name another, or leave it out") from error
+    except (OSError, ValueError) as error:
+        raise SpecError(str(path), f"cannot read the settings: {error}", "a TOML file in UTF-8") from error
+
+
+def _variables() -> dict[str, tuple[str, str]]:
+    """Each variable that is looked at, with its section and key."""
+    return {
+        f"LVAGENT_{section.name}_{entry.name}".upper(): (section.name, entry.name)
+        for section in dataclasses.fields(Settings)
+        for entry in dataclasses.fields(_type_of(Settings, section.name))
+    }
 
 
 def _overlay(table: dict[str, Any], environ: Mapping[str, str]) -> None:
-    for section in dataclasses.fields(Settings):
-        for entry in dataclasses.fields(_type_of(Settings, section.name)):
-            name = f"LVAGENT_{section.name}_{entry.name}".upper()
-            if name in environ:
-                kind = _type_of(_type_of(Settings, section.name), entry.name)
-                table.setdefault(section.name, {})[entry.name] = _from_text(kind, environ[name], name)
+    variables = _variables()
+    begins = tuple({f"LVAGENT_{section}_".upper() for section, _ in variables.values()})
+    for name, text in environ.items():
+        if name in variables:
+            section, key = variables[name]
+            if not isinstance(table.setdefault(section, {}), dict):
+                raise SpecError(section, "must be a table", f"[{section}]")
+            table[section][key] = _from_text(_type_of(_type_of(Settings, section), key), text, name)
+        elif name.startswith(begins):
+            raise SpecError(name, "there is no such setting", "LVAGENT_<SECTION>_<KEY>, as in the file")
 
 
 def _from_text(kind: Any, text: str, name: str) -> object:  # noqa: ANN401 - a type of the annotations above
@@ -214,7 +242,69 @@ def _value(kind: Any, value: object, at: str) -> object:  # noqa: ANN401 - a typ
         if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
             raise SpecError(at, "must be a list of strings")
         return tuple(value)
-    expected = kind if not isinstance(kind, types.UnionType) else kind.__args__[0]
-    if type(value) is not expected:
-        raise SpecError(at, f"must be {expected.__name__}, not {type(value).__name__}")
+    if type(value) is not kind:
+        raise SpecError(at, f"must be {kind.__name__}, not {type(value).__name__}")
     return value
+
+
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    return lambda value: "" if value in choices else f"one of {', '.join(choices)}"
+
+
+def _between(least: int, most: int) -> Callable[[Any], str]:
+    return lambda value: "" if least <= value <= most else f"from {least} to {most}"
+
+
+def _addresses(value: str | tuple[str, ...]) -> str:
+    try:
+        for text in value if isinstance(value, tuple) else filter(None, [value]):
+            ip_address(text)
+    except ValueError:
+        return "an IPv4 or IPv6 address"
+    return ""
+
+
+def _form(pattern: str, meaning: str) -> Callable[[Any], str]:
+    return lambda value: "" if re.fullmatch(pattern, value) else meaning
+
+
+def _folders(value: tuple[str, ...]) -> str:
+    return "" if value and all(folder.startswith("/") for folder in value) else "at least one absolute path"
+
+
+_CHECKS: dict[str, Callable[[Any], str]] = {
+    "api.mode": _form("0?[0-7]{3}", 'three octal digits, such as "0660"'),
+    "api.max_body": _between(1024, 1 << 26),
+    "api.threads": _between(1, 1000),
+    "api.operations": _between(1, 1000),
+    "api.wait": _between(0, 3600),
+    "api.slow": _between(1, 600),
+    "libvirt.starts": _between(1, 100),
+    "fabric.netns": _form(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?", "a name without slashes, or empty"),
+    "fabric.local": _addresses,
+    "fabric.mtu": _between(1350, 65_535),
+    "fabric.port": _between(1, 65_535),
+    "vpc.domain": _form(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", "a DNS name in lower case"),
+    "vpc.lease": _between(120, 1 << 31),
+    "vpc.forwarders": _addresses,
+    "guests.accel": _one_of("auto", "kvm", "tcg"),
+    "guests.firmware": _one_of("bios", "uefi"),
+    "guests.datasource": _one_of("nocloud", "ec2", "openstack"),
+    "volumes.folders": _folders,
+    "volumes.copy": _one_of("overlay", "full"),
+    "volumes.timeout": _between(1, 86_400),
+    "metadata.user_data_max": _between(0, 65_536 - 1024),
+    "sweep.interval": _between(1, 86_400),
+}
+"""What a setting of the right type must be besides; each returns nothing, or what would be right."""
+
+
+def _check(settings: Settings) -> None:
+    for name, wrong in _CHECKS.items():
+        section, _, key = name.partition(".")
+        value = getattr(getattr(settings, section), key)
+        if right := wrong(value):
+            raise SpecError(name, f"{value!r} cannot be", right)
+    for entry in dataclasses.fields(Paths):
+        if not getattr(settings.paths, entry.name).startswith("/"):
+            raise SpecError(f"paths.{entry.name}", "is not an absolute path", "begin with /")

@@ -1,29 +1,46 @@
-"""Network namespaces: entering them, and the descriptors made inside.
+"""Network namespaces: making, naming, entering and removing them, and the descriptors made inside.
 
 A thread's namespace is its own. ``inside`` runs a function in a thread made for it, which ends in the namespace it
 entered; so no thread of the agent is ever left in the wrong one. Sockets stay in the namespace they were made in,
 whichever thread uses them later.
+
+A namespace has a name as long as it is bind-mounted on a file, the way ip-netns(8) does it. The folder is a shared
+mount, so that the name is seen in other mount namespaces too (libvirtd's, say), and it is locked while names come and
+go, as ip locks it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
+import fcntl
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000
+_MS_BIND = 0x1000
+_MS_REC = 0x4000
+_MS_SHARED = 1 << 20
+_MNT_DETACH = 2
+_OURS = "/proc/thread-self/ns/net"
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> None:
+    if result:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), what)
 
 
 def enter(descriptor: int) -> None:
     """Put the calling thread into the network namespace of an open descriptor (setns(2))."""
-    if _libc.setns(descriptor, CLONE_NEWNET):
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+    _check(_libc.setns(descriptor, CLONE_NEWNET), "setns")
 
 
 def inside(path: str, function: Callable[[], T]) -> T:
@@ -34,21 +51,29 @@ def inside(path: str, function: Callable[[], T]) -> T:
     """
     if not path:
         return function()
+
+    def body() -> T:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            enter(descriptor)
+        finally:
+            os.close(descriptor)
+        return function()
+
+    return _in_thread(body)
+
+
+def _in_thread(body: Callable[[], T]) -> T:
     result: list[T] = []
     failure: list[BaseException] = []
 
-    def body() -> None:
+    def run() -> None:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                enter(descriptor)
-            finally:
-                os.close(descriptor)
-            result.append(function())
+            result.append(body())
         except BaseException as error:  # noqa: BLE001 - handed to the caller below
             failure.append(error)
 
-    thread = threading.Thread(target=body, name="netns")
+    thread = threading.Thread(target=run, name="netns")
     thread.start()
     thread.join()
     if failure:
@@ -62,3 +87,74 @@ def inode(path: str) -> int | None:
         return os.stat(path).st_ino
     except OSError:
         return None
+
+
+def exists(path: str) -> bool:
+    """Whether a namespace is mounted on the name; a plain file that a crash left there is none."""
+    try:
+        return os.stat(path).st_dev == os.stat(_OURS).st_dev
+    except OSError:
+        return False
+
+
+def create(path: str) -> bool:
+    """Make a network namespace with this name, unless there is one.
+
+    What a crash left (a plain file without a namespace) is used.
+
+    :return: whether it was made now.
+    :raise OSError: no right to, or no such folder can be made.
+    """
+    folder = Path(path).parent
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with _locked(folder):
+        if exists(path):
+            return False
+        _share(str(folder))
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o444))
+
+        def body() -> None:
+            _check(_libc.unshare(CLONE_NEWNET), "unshare")
+            _check(_libc.mount(_OURS.encode(), path.encode(), b"none", _MS_BIND, None), path)
+
+        try:
+            _in_thread(body)
+        except OSError:
+            os.unlink(path)
+            raise
+    return True
+
+
+def delete(path: str) -> None:
+    """Make sure that there is no such name. The namespace itself ends when its last socket and thread do.
+
+    :raise OSError: no right to.
+    """
+    if not os.path.lexists(path):
+        return
+    with _locked(Path(path).parent):
+        while exists(path):
+            _check(_libc.umount2(path.encode(), _MNT_DETACH), path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _share(folder: str) -> None:
+    """Make a folder a shared mount (as ``ip netns add`` does); it is one already at the next call."""
+    flags = _MS_SHARED | _MS_REC
+    if _libc.mount(b"", folder.encode(), b"none", flags, None) == 0:
+        return
+    if ctypes.get_errno() != errno.EINVAL:
+        _check(-1, folder)
+    _check(_libc.mount(folder.encode(), folder.encode(), b"none", _MS_BIND | _MS_REC, None), folder)
+    _check(_libc.mount(b"", folder.encode(), b"none", flags, None), folder)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

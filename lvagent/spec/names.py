@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from ipaddress import IPv6Address
 
 VM_ID = re.compile(r"i-[0-9]{10}\Z")
 VPC_NAME = re.compile(r"vpc-[0-9a-z]{10}\Z")
@@ -45,6 +46,13 @@ def gateway_mac(subnet: str) -> str:
 def link_mac(device: str) -> str:
     """The MAC of any other link of ours. Links are made with one, else udev gives them another later."""
     return _mac(0x0A, "link", device)
+
+
+def link_local(mac: str) -> str:
+    """The IPv6 link-local address that belongs to a MAC (EUI-64, RFC 4291 appendix A)."""
+    octets = bytearray.fromhex(mac.replace(":", ""))
+    octets[0] ^= 2
+    return str(IPv6Address(b"\xfe\x80" + bytes(6) + octets[:3] + b"\xff\xfe" + octets[3:]))
 
 
 def tap(vm: str, position: int) -> str:

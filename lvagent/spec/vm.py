@@ -7,7 +7,7 @@ value. Nothing here touches the host.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
@@ -95,7 +95,7 @@ class VmConfig:
     volumes: tuple[Volume, ...] = ()
     rules: tuple[NetRule, ...] = ()
     keys: tuple[str, ...] = ()
-    user_data: bytes | None = None
+    user_data: bytes | None = field(default=None, repr=False)
     datasource: Datasource | None = None
 
     @property

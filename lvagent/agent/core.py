@@ -1,0 +1,229 @@
+"""The agent: what the API, the hook and the clock call."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from lvagent.agent import views
+from lvagent.agent.index import Entry, Index, Phase
+from lvagent.agent.locks import VmLocks
+from lvagent.agent.networks import Networks
+from lvagent.agent.plug import Plugger
+from lvagent.agent.ports import Domains, VolumeFolders
+from lvagent.agent.power import Power
+from lvagent.agent.preview import Preview
+from lvagent.agent.recover import Recovery
+from lvagent.agent.trace import Trace, Watch
+from lvagent.agent.vms import Vms, restart_needed
+from lvagent.errors import Conflict, LvagentError, NotFound, Unavailable
+from lvagent.render.domain import DomainOptions
+from lvagent.spec.status import (
+    Action,
+    ImageView,
+    Outcome,
+    PhaseTime,
+    Plan,
+    PutResult,
+    Readiness,
+    SubnetView,
+    VmStatus,
+    VpcView,
+)
+from lvagent.spec.vm import VmConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Parts:
+    """What an agent is made of."""
+
+    index: Index
+    domains: Domains
+    volumes: VolumeFolders
+    networks: Networks
+    options: DomainOptions
+    boot_id: str
+
+
+class Agent:
+    """One host's agent. Every method may be called by many threads at once."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._index = parts.index
+        self._domains = parts.domains
+        self._networks = parts.networks
+        self._locks = VmLocks()
+        self._beside = ThreadPoolExecutor(max_workers=8, thread_name_prefix="hook-services")
+        self._vms = Vms(parts.index, parts.domains, parts.volumes, parts.networks, parts.options, parts.boot_id)
+        self._power = Power(parts.index, parts.domains, self._vms)
+        self._preview = Preview(parts.index, parts.networks, self._vms)
+        self._recovery = Recovery(
+            parts.index, self._locks, parts.domains, parts.volumes, parts.networks, self._vms, parts.boot_id
+        )
+        self.plugger = Plugger(parts.index, parts.networks, self._beside)
+        self._swept = threading.Event()
+        self._sweeping = threading.Lock()
+        self._trouble = "the first sweep is not done"
+
+    # what changes
+
+    def put(self, spec: VmConfig, *, create_only: bool = False, watch: Watch | None = None) -> PutResult:
+        """Create the VM, or change it to this spec; all or nothing. See ``api.protocol.Agent``."""
+        self._ready()
+        with self._locks.hold(spec.id):
+            entry = self._index.get(spec.id)
+            trace = Trace(watch)
+            if entry is None:
+                self._vms.create(spec, trace)
+                return self._result(Outcome.CREATED, spec.id)
+            if entry.phase is Phase.DELETING:
+                raise Conflict(
+                    f"{spec.id} is being deleted", path="id", other=spec.id, hint="try again when it is gone"
+                )
+            if entry.spec == spec:
+                return self._result(Outcome.UNCHANGED, spec.id)
+            if create_only:
+                raise Conflict(f"{spec.id} exists with another spec", path="id", other=spec.id, hint="PUT changes it")
+            self._vms.change(entry, spec, trace)
+            return self._result(Outcome.CHANGED, spec.id)
+
+    def _result(self, outcome: Outcome, vm: str) -> PutResult:
+        entry = self._entry(vm)
+        return PutResult(outcome, self._status(entry), restart_needed(entry))
+
+    def delete(self, vm: str, *, grace: float = 0, volumes: bool = False, watch: Watch | None = None) -> None:
+        """Stop the VM and take it away. See ``api.protocol.Agent``."""
+        self._ready()
+        with self._locks.hold(vm):
+            self._vms.delete(self._entry(vm), Trace(watch), grace=grace, volumes=volumes)
+
+    def power(self, vm: str, action: Action) -> VmStatus:
+        """Start, shutdown, stop, reboot, reset, pause or resume."""
+        self._ready()
+        with self._locks.hold(vm):
+            entry = self._entry(vm)
+            if entry.phase is Phase.DELETING:
+                raise Conflict(f"{vm} is being deleted", other=vm)
+            self._power.act(entry, action, Trace())
+            return self._status(self._entry(vm))
+
+    # what is told
+
+    def _entry(self, vm: str) -> Entry:
+        entry = self._index.get(vm)
+        if entry is None:
+            raise NotFound("vm", vm)
+        return entry
+
+    def _status(self, entry: Entry) -> VmStatus:
+        return views.status(entry, self._networks.policy, self._index.stale_since)
+
+    def vm(self, vm: str) -> VmStatus:
+        """One VM."""
+        self._ready()
+        return self._status(self._entry(vm))
+
+    def vms(self) -> Sequence[VmStatus]:
+        """All VMs, by id."""
+        self._ready()
+        return tuple(self._status(entry) for entry in self._index.all())
+
+    def domain_xml(self, vm: str) -> str:
+        """The domain XML as libvirt has it."""
+        self._entry(vm)
+        return self._domains.xml(vm)
+
+    def console_log(self, vm: str, tail: int) -> bytes:
+        """The last ``tail`` bytes of what the guest wrote to its serial console; empty if it wrote nothing."""
+        self._entry(vm)
+        try:
+            with Path(self._parts.options.console_log(vm)).open("rb") as file:
+                file.seek(max(0, file.seek(0, 2) - tail))
+                return file.read(tail)
+        except FileNotFoundError:
+            return b""
+
+    def vpcs(self) -> Sequence[VpcView]:
+        """All VPCs, by name."""
+        self._ready()
+        return views.vpcs(self._index.all(), self._networks.policy)
+
+    def vpc(self, name: str) -> VpcView:
+        """One VPC."""
+        for view in self.vpcs():
+            if view.name == name:
+                return view
+        raise NotFound("vpc", name)
+
+    def subnets(self) -> Sequence[SubnetView]:
+        """All subnets, by name."""
+        return tuple(sorted((s for vpc in self.vpcs() for s in vpc.subnets), key=lambda subnet: subnet.name))
+
+    def subnet(self, name: str) -> SubnetView:
+        """One subnet."""
+        for view in self.subnets():
+            if view.name == name:
+                return view
+        raise NotFound("subnet", name)
+
+    def plan(self, spec: VmConfig) -> Plan:
+        """What ``put`` would do; touches nothing."""
+        self._ready()
+        return self._preview.plan(spec)
+
+    def images(self) -> Sequence[ImageView]:
+        """The images a volume can be made from."""
+        return self._parts.volumes.images()
+
+    def readiness(self) -> Readiness:
+        """Whether the agent can serve now."""
+        libvirt = "ok" if self._index.stale_since is None else "cannot be read"
+        checks = (("libvirt", libvirt), ("first sweep", "ok" if self._swept.is_set() else self._trouble))
+        return Readiness(all(answer == "ok" for _, answer in checks), checks)
+
+    def _ready(self) -> None:
+        if not self._swept.is_set():
+            raise Unavailable("the agent", hint=f"it has just started: {self._trouble}")
+
+    # what the clock and events call
+
+    def sweep(self) -> bool:
+        """One pass over everything; whether it could be done (libvirt could be read)."""
+        with self._sweeping:
+            try:
+                self._recovery.sweep()
+            except LvagentError as error:
+                self._trouble = str(error)
+                log.warning("sweep: %s", error)
+                return False
+            self._swept.set()
+            return True
+
+    def observe(self, vm: str) -> None:
+        """Look at one VM in libvirt, for something happened to it."""
+        try:
+            record = self._domains.record(vm)
+        except LvagentError as error:
+            log.warning("%s: %s", vm, error)
+            return
+        self._index.observed(vm, None if record is None else record.state)
+
+    def phases(self, vm: str) -> tuple[PhaseTime, ...]:
+        """The phases of the VM's last put or start."""
+        return self._entry(vm).timings
+
+    def close(self, then: Callable[[], None] | None = None) -> None:
+        """Wait for what is under way and close what is open; VMs and VPCs stay."""
+        self._vms.close()
+        self._beside.shutdown(wait=True)
+        self._networks.close()
+        self._domains.close()
+        if then is not None:
+            then()

@@ -1,0 +1,152 @@
+"""What we know of every VM of ours, in memory.
+
+Filled from libvirt at start and kept by puts, deletes and events. Readers and conflict checks use it, because libvirt
+cannot always be asked (while a hook runs it answers nobody), and because two creates at once must see each other before
+libvirt knows either. Losing it is harmless: it is read back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from lvagent.errors import Conflict
+from lvagent.host.libvirt import DomainState
+from lvagent.spec.conflicts import Claims
+from lvagent.spec.status import PhaseTime
+from lvagent.spec.vm import VmConfig
+
+
+class Phase(StrEnum):
+    """Where a VM is in its life with us."""
+
+    CREATING = "creating"
+    LIVE = "live"
+    DELETING = "deleting"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A VM. ``spec`` is the wish, ``applied`` what its running guest was started with (None: it does not run).
+
+    ``observed_at``: Unix time of the last look at libvirt; ``files``: volumes that the agent made (or is making).
+    """
+
+    spec: VmConfig
+    phase: Phase
+    applied: VmConfig | None = None
+    revision: int = 1
+    power: str = "running"
+    created: str | None = None
+    files: tuple[str, ...] = ()
+    domain: DomainState | None = None
+    timings: tuple[PhaseTime, ...] = ()
+    error: str | None = None
+    observed_at: float = 0.0
+
+    @property
+    def carried(self) -> VmConfig:
+        """The spec that the network must carry now: what the guest runs with, else the wish."""
+        return self.applied or self.spec
+
+
+Change = Callable[[Entry], Entry]
+
+
+class Index:
+    """All entries. Every method is atomic; entries are values, so a reader never sees half a change."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._entries: dict[str, Entry] = {}
+        self._wishes = Claims()
+        self._applied = Claims()
+        self.stale_since: float | None = None
+        self.loaded = False  # whether libvirt has been read once, so that members are all the members
+
+    def get(self, vm: str) -> Entry | None:
+        """The entry of a VM, if there is one."""
+        return self._entries.get(vm)
+
+    def all(self) -> tuple[Entry, ...]:
+        """Every entry, by id."""
+        with self._lock:
+            return tuple(self._entries[vm] for vm in sorted(self._entries))
+
+    def check(self, spec: VmConfig) -> None:
+        """Raise Conflict if the spec contradicts another VM's."""
+        with self._lock:
+            self._wishes.check(spec)
+            self._applied.check(spec)
+
+    def claim(self, entry: Entry) -> None:
+        """Add a new VM; from now on others conflict with it.
+
+        :raise Conflict: it contradicts another VM, or its id is taken.
+        """
+        with self._lock:
+            if entry.spec.id in self._entries:
+                raise Conflict(f"{entry.spec.id} exists", path="id", other=entry.spec.id)
+            self.check(entry.spec)
+            self._put(entry)
+
+    def adopt(self, entry: Entry) -> None:
+        """Add or replace a VM as libvirt has it, conflicts or not: what is there is there."""
+        with self._lock:
+            self._put(entry)
+
+    def update(self, vm: str, change: Change) -> Entry | None:
+        """Replace an entry by a changed one; None if it is gone.
+
+        :raise Conflict: the changed spec contradicts another VM's; nothing was changed.
+        """
+        with self._lock:
+            entry = self._entries.get(vm)
+            if entry is None:
+                return None
+            changed = change(entry)
+            if changed.spec != entry.spec:
+                self.check(changed.spec)
+            self._put(changed)
+            return changed
+
+    def _put(self, entry: Entry) -> None:
+        vm = entry.spec.id
+        self._entries[vm] = entry
+        self._wishes.drop(vm)
+        self._wishes.add(entry.spec)
+        self._applied.drop(vm)
+        if entry.applied is not None and entry.applied != entry.spec:
+            self._applied.add(entry.applied)
+
+    def drop(self, vm: str) -> None:
+        """Forget a VM."""
+        with self._lock:
+            if self._entries.pop(vm, None) is not None:
+                self._wishes.drop(vm)
+                self._applied.drop(vm)
+
+    def members(self, vpc: str) -> tuple[VmConfig, ...]:
+        """The specs that a VPC must carry now, by id."""
+        with self._lock:
+            carried = (self._entries[vm].carried for vm in sorted(self._entries))
+            return tuple(spec for spec in carried if vpc in spec.vpcs)
+
+    def vpcs(self) -> frozenset[str]:
+        """The VPCs that some VM has a NIC in."""
+        with self._lock:
+            return frozenset(vpc for entry in self._entries.values() for vpc in entry.carried.vpcs)
+
+    def observed(self, vm: str, state: DomainState | None) -> None:
+        """Note what libvirt said of a VM just now. One that does not run has nothing applied."""
+
+        def change(entry: Entry) -> Entry:
+            active = state is not None and state.active
+            applied = (entry.applied or entry.spec) if active else None
+            return dataclasses.replace(entry, domain=state, applied=applied, observed_at=time.time())
+
+        self.update(vm, change)

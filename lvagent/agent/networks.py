@@ -1,0 +1,189 @@
+"""One VPC made as its members want it: observe, subtract, apply.
+
+Create, change, delete, rollback, recovery and the sweep all come through here. What is wanted is computed at the last
+moment, under the VPC's lock, from the members in the index; so whoever comes last leaves what all of them want.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from lvagent.agent.index import Index
+from lvagent.agent.locks import VpcLocks
+from lvagent.plan import diff, wanted
+from lvagent.plan.resources import Dhcp, Metadata, Netns, Plug, PortFilter, Resource
+from lvagent.plan.wanted import Policy
+from lvagent.spec.vm import VmConfig
+
+log = logging.getLogger(__name__)
+
+
+class Wires(Protocol):
+    """Namespaces, links, filters (``host.network.Network``)."""
+
+    def observe(self, vpc: str) -> frozenset[Resource]: ...
+    def vpcs(self) -> frozenset[str]: ...
+    def fabric(self) -> frozenset[Resource]: ...
+    def taps(self, vpc: str) -> frozenset[str]: ...
+    def ensure(self, resources: Sequence[Resource]) -> None: ...
+    def remove(self, resources: Sequence[Resource]) -> None: ...
+    def plug(self, filter: PortFilter, plug: Plug) -> None: ...  # noqa: A002
+    def close(self) -> None: ...
+
+
+class Dhcps(Protocol):
+    """The VPCs' dnsmasqs (``host.dnsmasq.DhcpServer``)."""
+
+    def observe(self, vpc: str) -> Dhcp | None: ...
+    def ensure(self, wanted: Dhcp) -> None: ...
+    def forget(self, vpc: str, vm: str) -> None: ...
+    def remove(self, vpc: str) -> None: ...
+    def vpcs(self) -> frozenset[str]: ...
+
+
+class Metadatas(Protocol):
+    """The metadata service (``host.imds.MetadataService``)."""
+
+    def observe(self, vpc: str) -> str | None: ...
+    def ensure(self, wanted: Metadata) -> None: ...
+    def remove(self, vpc: str) -> None: ...
+    def vpcs(self) -> dict[str, int]: ...
+    def digest(self, wanted: Metadata) -> str: ...
+
+
+class Networks:
+    """The VPCs of this host. Every method may be called by many threads."""
+
+    def __init__(
+        self, index: Index, wires: Wires, dhcp: Dhcps, metadata: Metadatas, policy: Policy, locks: Path
+    ) -> None:
+        self._index = index
+        self._wires = wires
+        self._dhcp = dhcp
+        self._metadata = metadata
+        self.policy = policy
+        self.locks = VpcLocks(locks)
+
+    def known(self) -> frozenset[str]:
+        """Every VPC that is wanted, or of which something is there."""
+        there = self._wires.vpcs() | self._dhcp.vpcs() | frozenset(self._metadata.vpcs())
+        return self._index.vpcs() | there
+
+    def wire(self, vpc: str, *, within: float = 30) -> None:
+        """Bring the VPC's namespace, links and filters to what its members want, and nothing away."""
+        with self.locks.wires(vpc, within=within):
+            self._apply(vpc, remove=False)
+
+    def serve(self, vpc: str) -> None:
+        """Bring the VPC's dnsmasq and metadata to what its members want."""
+        with self.locks.services(vpc):
+            members = self._index.members(vpc)
+            self._serve_dhcp(vpc, members)
+            self._serve_metadata(vpc, members)
+
+    def welcome(self, vm: str, vpc: str) -> None:
+        """Serve a VM that starts anew: a lease under its former client id would keep its address from it."""
+        with self.locks.services(vpc):
+            self._dhcp.forget(vpc, vm)
+        self.serve(vpc)
+
+    def converge(self, vpc: str) -> None:
+        """Bring all of the VPC to what its members want, and take away what none of them wants.
+
+        Services go before the wires they stand on, and come after them.
+        """
+        with self.locks.services(vpc):
+            with self.locks.wires(vpc):
+                if self._index.members(vpc):
+                    self._apply(vpc, remove=True)
+            members = self._index.members(vpc)
+            self._serve_dhcp(vpc, members)
+            self._serve_metadata(vpc, members)
+            if not members:
+                with self.locks.wires(vpc):
+                    self._apply(vpc, remove=True)
+        self.tidy_fabric()
+
+    def _apply(self, vpc: str, *, remove: bool) -> None:
+        with self.locks.fabric(alone=False):
+            self._subtract(vpc, remove=remove)
+
+    def _subtract(self, vpc: str, *, remove: bool) -> None:
+        members = self._index.members(vpc)
+        steps = diff.subtract(wanted.network(vpc, members, self.policy), self._wires.observe(vpc))
+        if remove and steps.remove:
+            log.info("%s: remove %s", vpc, "; ".join(map(diff.describe, steps.remove)))
+            self._wires.remove(steps.remove)
+        if steps.ensure:
+            log.info("%s: make %s", vpc, "; ".join(map(diff.describe, steps.ensure)))
+            self._wires.ensure(steps.ensure)
+
+    def _serve_dhcp(self, vpc: str, members: tuple[VmConfig, ...]) -> None:
+        wish = wanted.dhcp(vpc, members, self.policy)
+        if wish is None:
+            self._dhcp.remove(vpc)
+        elif self._dhcp.observe(vpc) != wish:
+            self._dhcp.ensure(wish)
+
+    def _serve_metadata(self, vpc: str, members: tuple[VmConfig, ...]) -> None:
+        wish = wanted.metadata(vpc, members, self.policy)
+        if wish is None:
+            self._metadata.remove(vpc)
+        elif self._metadata.observe(vpc) != self._metadata.digest(wish):
+            self._metadata.ensure(wish)
+
+    def tidy_fabric(self) -> None:
+        """Take away what of the underlay side no member of any VPC crosses."""
+        with self.locks.fabric(alone=True):
+            entries = [entry.carried for entry in self._index.all()]
+            kept = {
+                diff.identity(resource)
+                for vpc in {vpc for spec in entries for vpc in spec.vpcs}
+                for resource in wanted.network(vpc, entries, self.policy)
+            }
+            gone = [resource for resource in self._wires.fabric() if diff.identity(resource) not in kept]
+            if gone:
+                self._wires.remove(sorted(gone, key=lambda resource: -resource.layer))
+
+    def plug(self, spec: VmConfig, taps: frozenset[str], waits: Callable[[], bool], *, within: float) -> None:
+        """Put the taps of a VM that is starting into their places; the VM is a member already.
+
+        :param taps: the taps that libvirt made for it.
+        :param waits: whether the caller still waits; nothing is touched for one who went.
+        :param within: seconds to wait for the lock of a VPC.
+        """
+        for vpc in spec.vpcs:
+            with self.locks.wires(vpc, within=within):
+                if not waits():
+                    return
+                self._apply(vpc, remove=False)
+                for nic in spec.networks:
+                    place = wanted.plug(spec, nic, self.policy)
+                    if nic.netname == vpc and place.tap in taps:
+                        self._wires.plug(wanted.port_filter(spec, nic), place)
+
+    def replug(self, spec: VmConfig) -> None:
+        """Put taps of a running VM into their places that are not in them (a hook that could not, a hand)."""
+        for vpc in spec.vpcs:
+            with self.locks.wires(vpc):
+                there = self._wires.observe(vpc)
+                for nic in spec.networks:
+                    place = wanted.plug(spec, nic, self.policy)
+                    if nic.netname == vpc and place not in there:
+                        self._wires.plug(wanted.port_filter(spec, nic), place)
+
+    def preview(self, vpc: str, members: Sequence[VmConfig]) -> diff.Steps:
+        """The steps that these members would need; touches nothing."""
+        actual = self._wires.observe(vpc) if vpc in self._wires.vpcs() else frozenset()
+        return diff.subtract(wanted.network(vpc, members, self.policy), actual)
+
+    def present(self, vpc: str) -> bool:
+        """Whether the VPC's namespace is there."""
+        return Netns(vpc) in self._wires.observe(vpc)
+
+    def close(self) -> None:
+        """Close what is open; the VPCs stay."""
+        self._wires.close()

@@ -1,0 +1,109 @@
+"""What the libvirt hook asks for: the taps of a VM that is starting, put into their VPCs.
+
+At ``start begin`` libvirt has made the taps and qemu does not run. This never waits for a VM's lock, and never asks
+libvirt anything: the caller of ``create()`` may hold the one, and libvirt is waiting for the hook. The index is
+believed before the XML that the hook was given, for a restore brings an old one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from lxml import etree
+
+from lvagent.agent.index import Entry, Index, Phase
+from lvagent.agent.networks import Networks
+from lvagent.errors import HostError, LvagentError
+from lvagent.render.element import Element, find_element, parse_element
+from lvagent.spec import names
+from lvagent.spec.vm import VmConfig
+
+log = logging.getLogger(__name__)
+
+LOCK_SECONDS = 5.0
+"""How long a hook waits for the lock of a VPC; libvirt has no time limit of its own for hooks."""
+
+
+def taps_of(domain: etree._Element) -> frozenset[str]:
+    """The taps that libvirt made for this domain: the targets of its ethernet interfaces."""
+    found = domain.xpath("./devices/interface[@type='ethernet']/target/@dev")
+    return frozenset(str(name) for name in found) if isinstance(found, list) else frozenset()
+
+
+def parse_domain(xml: str) -> etree._Element:
+    """A domain's XML as a tree; nothing outside of the text is read."""
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    try:
+        return etree.fromstring(xml.encode(), parser)
+    except etree.XMLSyntaxError as error:
+        raise HostError("the domain's XML", "read", str(error)) from error
+
+
+def entry_of(element: Element) -> Entry:
+    """An entry for a VM that only its XML tells of."""
+    return Entry(
+        spec=element.spec,
+        phase=Phase.LIVE,
+        revision=element.revision,
+        power=element.power,
+        created=element.created,
+        files=element.files,
+    )
+
+
+def check_taps(vm: str, spec: VmConfig, taps: frozenset[str]) -> None:
+    """Refuse a domain with a port that its spec does not know: nothing would filter it.
+
+    :raise HostError: naming the taps.
+    """
+    unknown = taps - {names.tap(vm, nic.position) for nic in spec.networks}
+    if unknown:
+        raise HostError(f"port {', '.join(sorted(unknown))} of {vm}", "plug", "its spec has no such network")
+
+
+class Plugger:
+    """Answers the hook."""
+
+    def __init__(self, index: Index, networks: Networks, beside: Executor) -> None:
+        self._index = index
+        self._networks = networks
+        self._beside = beside
+
+    def start(self, vm: str, xml: str, waits: Callable[[], bool]) -> None:
+        """Plug the taps of a VM that is starting.
+
+        :param xml: the domain's XML as the hook got it.
+        :param waits: whether the hook still waits for the answer.
+        :raise LvagentError: it could not be plugged; the start must be refused.
+        """
+        domain = parse_domain(xml)
+        entry = self._entry(vm, xml)
+        if entry is None:
+            return  # a stranger's domain whose name looks like ours
+        taps = taps_of(domain)
+        check_taps(vm, entry.spec, taps)
+        self._index.update(vm, lambda now: dataclasses.replace(now, applied=now.spec))
+        self._networks.plug(entry.spec, taps, waits, within=LOCK_SECONDS)
+        if entry.phase is not Phase.CREATING and self._index.loaded:  # else the first sweep serves, when all are known
+            self._beside.submit(self._serve, entry.spec)
+
+    def _entry(self, vm: str, xml: str) -> Entry | None:
+        entry = self._index.get(vm)
+        element = find_element(xml)
+        if entry is not None or element is None:
+            return entry if element is not None else None
+        made = entry_of(parse_element(element))
+        if made.spec.id != vm:
+            raise HostError(vm, "plug", f"its element is that of {made.spec.id}")
+        self._index.adopt(made)
+        return made
+
+    def _serve(self, spec: VmConfig) -> None:
+        for vpc in spec.vpcs:
+            try:
+                self._networks.welcome(spec.id, vpc)
+            except LvagentError as error:
+                log.warning("%s: %s", vpc, error)

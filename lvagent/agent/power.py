@@ -1,0 +1,80 @@
+"""Power: what a caller may do to a VM that is there. The caller holds the VM's lock."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lvagent.agent.index import Entry, Index, Phase
+from lvagent.agent.ports import Domains
+from lvagent.agent.trace import Trace
+from lvagent.agent.vms import Vms
+from lvagent.errors import Conflict
+from lvagent.spec.status import Action, State
+
+NEEDS = {
+    Action.SHUTDOWN: (State.RUNNING,),
+    Action.REBOOT: (State.RUNNING,),
+    Action.RESET: (State.RUNNING, State.PAUSED),
+    Action.PAUSE: (State.RUNNING,),
+    Action.RESUME: (State.PAUSED,),
+}
+"""The states in which an action makes sense; the others may be asked for at any time."""
+
+REACHED = {Action.PAUSE: State.PAUSED, Action.RESUME: State.RUNNING}
+"""The state an action leads to; asking for it again is fine."""
+
+WISHES = {Action.START: "running", Action.STOP: "stopped", Action.SHUTDOWN: "stopped"}
+"""The actions that change what is wanted, and to what."""
+
+
+class Power:
+    """Carries actions out, and writes the wish they express into the domain first."""
+
+    def __init__(self, index: Index, domains: Domains, vms: Vms) -> None:
+        self._index = index
+        self._domains = domains
+        self._vms = vms
+
+    def act(self, entry: Entry, action: Action, trace: Trace) -> None:
+        """Carry out an action.
+
+        :raise Conflict: the VM is not in a state for it.
+        """
+        vm = entry.spec.id
+        state = self._domains.state(vm)
+        if REACHED.get(action) is state.state:
+            return
+        needed = NEEDS.get(action)
+        if needed is not None and state.state not in needed:
+            hint = f"it must be {' or '.join(needed)}"
+            raise Conflict(f"{vm} is {state.state}: it cannot {action}", other=vm, hint=hint)
+        self._wish(entry, WISHES.get(action))
+        with trace.phase(action):
+            self._do(vm, action)
+        self._index.observed(vm, self._domains.state(vm))
+        if action is Action.START:
+            self._index.update(vm, lambda now: dataclasses.replace(now, timings=trace.phases, error=None))
+
+    def _wish(self, entry: Entry, power: str | None) -> None:
+        if power is None or entry.power == power:
+            return
+        vm = entry.spec.id
+        wish = self._index.update(vm, lambda now: dataclasses.replace(now, power=power, phase=Phase.LIVE)) or entry
+        self._domains.set_element(vm, self._vms.element(wish, wish.spec), config=True, live=False)
+
+    def _do(self, vm: str, action: Action) -> None:
+        match action:
+            case Action.START:
+                self._domains.start(vm)
+            case Action.SHUTDOWN:
+                self._domains.shutdown(vm)
+            case Action.STOP:
+                self._domains.destroy(vm)
+            case Action.REBOOT:
+                self._domains.reboot(vm)
+            case Action.RESET:
+                self._domains.reset(vm)
+            case Action.PAUSE:
+                self._domains.suspend(vm)
+            case Action.RESUME:
+                self._domains.resume(vm)

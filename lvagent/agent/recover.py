@@ -1,0 +1,178 @@
+"""The sweep: what libvirt and the host have, compared with the wish, and brought together.
+
+At start, at intervals, and after an event. It only acts on what bears our mark; when libvirt cannot be read it removes
+nothing; and it never waits for a VM that somebody works on, but leaves it to them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+
+from lvagent.agent.index import Entry, Index
+from lvagent.agent.locks import VmLocks
+from lvagent.agent.networks import Networks
+from lvagent.agent.plug import entry_of
+from lvagent.agent.ports import Domains, VolumeFolders
+from lvagent.agent.trace import Trace
+from lvagent.agent.vms import ABSENT, ABSENT_WITH_VOLUMES, Vms, with_live_fields
+from lvagent.errors import LvagentError
+from lvagent.host.libvirt import DomainRecord
+from lvagent.render.element import Element, find_element, parse_element
+from lvagent.spec.vm import VmConfig
+
+log = logging.getLogger(__name__)
+
+
+class Recovery:
+    """Fills the index from libvirt, finishes what was interrupted, and converges every VPC."""
+
+    def __init__(
+        self,
+        index: Index,
+        locks: VmLocks,
+        domains: Domains,
+        volumes: VolumeFolders,
+        networks: Networks,
+        vms: Vms,
+        boot_id: str,
+    ) -> None:
+        self._index = index
+        self._locks = locks
+        self._domains = domains
+        self._volumes = volumes
+        self._networks = networks
+        self._vms = vms
+        self._boot_id = boot_id
+
+    def sweep(self) -> None:
+        """One pass over everything.
+
+        :raise Unavailable: libvirt could not be read; nothing was removed.
+        """
+        known = {entry.spec.id for entry in self._index.all()}
+        try:
+            records = {record.vm: record for record in self._domains.records()}
+            secrets = self._domains.secrets()
+        except LvagentError:
+            self._index.stale_since = self._index.stale_since or time.time()
+            raise
+        self._index.stale_since = None
+        for vm in sorted(known | records.keys()):
+            self._one(vm, records.get(vm))
+        self._index.loaded = True
+        for vm in sorted(secrets - records.keys()):
+            self._orphan_secret(vm)
+        self._converge()
+
+    def _one(self, vm: str, record: DomainRecord | None) -> None:
+        with self._locks.attempt(vm) as held:
+            if not held:
+                return  # a put or a delete is at work on it
+            try:
+                self._settle(vm, record)
+            except LvagentError as error:
+                log.warning("%s: %s", vm, error)
+                message = str(error)
+                self._index.update(vm, lambda now: dataclasses.replace(now, error=message))
+
+    def _settle(self, vm: str, record: DomainRecord | None) -> None:
+        if self._may_be_old(vm, record):
+            record = self._domains.record(vm)
+        if record is None:
+            self._index.drop(vm)
+            return
+        entry = self._read(record)
+        if entry is None:
+            return
+        if entry.power in (ABSENT, ABSENT_WITH_VOLUMES):
+            log.info("%s: going on with its delete", vm)
+            self._vms.delete(entry, Trace(), grace=0, volumes=entry.power == ABSENT_WITH_VOLUMES)
+        elif entry.created is None and not record.state.active:
+            log.info("%s: was never finished, removing what there is of it", vm)
+            self._discard(entry)
+        elif entry.created is None:
+            self._vms.keep(entry)
+        else:
+            self._revive(entry, record)
+
+    def _may_be_old(self, vm: str, record: DomainRecord | None) -> bool:
+        """Whether a put, a delete or an event may have come between reading the list and taking the VM's lock."""
+        known = self._index.get(vm)
+        if not self._index.loaded:
+            return False
+        return record is None or known is None or known.domain != record.state or not self._same(known, record)
+
+    def _same(self, known: Entry, record: DomainRecord) -> bool:
+        text = find_element(record.config)
+        return text is not None and parse_element(text).revision == known.revision
+
+    def _read(self, record: DomainRecord) -> Entry | None:
+        """The entry of a domain as libvirt has it, put into the index; None for a stranger's."""
+        text = find_element(record.config) or (find_element(record.live) if record.live else None)
+        if text is None:
+            return None
+        wish = parse_element(text)
+        if wish.spec.id != record.vm:
+            return None  # a copy of one of ours under another name
+        live_text = find_element(record.live) if record.live else None
+        live = parse_element(live_text) if live_text else None
+        known = self._index.get(record.vm)
+        entry = dataclasses.replace(
+            entry_of(wish),
+            spec=self._with_secret(wish, known),
+            applied=self._applied(wish, live, known, active=record.state.active),
+            domain=record.state,
+            observed_at=time.time(),
+            timings=known.timings if known else (),
+        )
+        self._index.adopt(entry)
+        return entry
+
+    def _with_secret(self, wish: Element, known: Entry | None) -> VmConfig:
+        if not wish.has_user_data:
+            return wish.spec
+        if known is not None and known.revision == wish.revision and known.spec.user_data is not None:
+            return dataclasses.replace(wish.spec, user_data=known.spec.user_data)
+        return dataclasses.replace(wish.spec, user_data=self._domains.secret(wish.spec.id))
+
+    def _applied(self, wish: Element, live: Element | None, known: Entry | None, *, active: bool) -> VmConfig | None:
+        if not active:
+            return None
+        if known is not None and known.applied is not None:
+            return known.applied  # what this agent plugged is better known here than by a restored XML
+        running = dataclasses.replace((live or wish).spec, user_data=None)
+        return with_live_fields(running, self._with_secret(wish, known))
+
+    def _discard(self, entry: Entry) -> None:
+        """Take away a VM that was never finished: its volumes were made for it and hold nothing yet."""
+        vm = entry.spec.id
+        self._volumes.remove(vm, entry.files)
+        self._domains.drop_secret(vm)
+        self._domains.undefine(vm)
+        self._index.drop(vm)
+
+    def _revive(self, entry: Entry, record: DomainRecord) -> None:
+        """A running one: its taps in their places. One that was wanted running before the host's last boot: start."""
+        text = find_element(record.config)
+        boot_id = parse_element(text).boot_id if text else None
+        if record.state.active:
+            self._networks.replug(entry.carried)
+        elif entry.power == "running" and boot_id != self._boot_id:
+            log.info("%s: the host was booted since, starting it again", entry.spec.id)
+            self._domains.start(entry.spec.id)
+            self._vms.keep(entry)
+
+    def _orphan_secret(self, vm: str) -> None:
+        with self._locks.attempt(vm) as held:
+            if held and self._domains.record(vm) is None:
+                self._domains.drop_secret(vm)
+
+    def _converge(self) -> None:
+        for vpc in sorted(self._networks.known()):
+            try:
+                self._networks.converge(vpc)
+            except LvagentError as error:
+                log.warning("%s: %s", vpc, error)
+        self._networks.tidy_fabric()

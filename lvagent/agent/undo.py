@@ -1,0 +1,46 @@
+"""How the steps of a put are undone, last first."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from types import TracebackType
+from typing import ParamSpec
+
+from lvagent.errors import LvagentError
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+
+
+class Undo:
+    """A context that undoes what was added to it when an exception leaves it.
+
+    A step of the undoing that fails is logged and does not keep the others from their turn, nor does it hide the error
+    that began it all; what stays behind is found by the next sweep.
+    """
+
+    def __init__(self) -> None:
+        self._steps: list[Callable[[], object]] = []
+
+    def add(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Remember how to undo the step that was (or is about to be) done."""
+        self._steps.append(lambda: function(*args, **kwargs))
+
+    def forget(self) -> None:
+        """All went well: nothing is to be undone any more."""
+        self._steps.clear()
+
+    def __enter__(self) -> Undo:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while error is not None and self._steps:
+            step = self._steps.pop()
+            try:
+                step()
+            except LvagentError as failure:
+                log.warning("undoing: %s", failure)

@@ -1,0 +1,326 @@
+"""Put and delete of one VM.
+
+The domain is defined first, with the wish in its element and without the mark ``created``: a crash finds it there, and
+the next sweep takes away whatever hangs on a domain that never got the mark. Each step of a create registers how it is
+undone before or as it is done; the last line of all forgets the undoing. A delete goes the other way: its wish is
+written first (``absent``), and who finds it goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from lvagent.agent.index import Entry, Index, Phase
+from lvagent.agent.networks import Networks
+from lvagent.agent.ports import Domains, VolumeFolders
+from lvagent.agent.trace import Trace
+from lvagent.agent.undo import Undo
+from lvagent.errors import Conflict, HostError, LvagentError, NotFound
+from lvagent.host import files
+from lvagent.plan import wanted
+from lvagent.render.domain import DomainOptions, datasource_of, domain_uuid, domain_xml
+from lvagent.render.element import Element, render_element
+from lvagent.spec.dump import digest
+from lvagent.spec.parse import changes
+from lvagent.spec.vm import VmConfig, Volume
+
+log = logging.getLogger(__name__)
+
+LIVE_FIELDS = ("rules", "keys", "user_data")
+"""The fields of a spec that a running guest gets at once; all others take effect at its next start."""
+
+ABSENT = "absent"
+ABSENT_WITH_VOLUMES = "absent-with-volumes"
+
+
+class Vms:
+    """Creates, changes and deletes VMs. The caller holds the VM's lock."""
+
+    def __init__(
+        self,
+        index: Index,
+        domains: Domains,
+        volumes: VolumeFolders,
+        networks: Networks,
+        options: DomainOptions,
+        boot_id: str,
+    ) -> None:
+        self._index = index
+        self._domains = domains
+        self._volumes = volumes
+        self._networks = networks
+        self._options = options
+        self._boot_id = boot_id
+        self._beside = ThreadPoolExecutor(max_workers=32, thread_name_prefix="beside")
+
+    # texts
+
+    def element(self, entry: Entry, spec: VmConfig) -> str:
+        """The element of ours for this entry, with this spec."""
+        return render_element(
+            Element(
+                spec=dataclasses.replace(spec, user_data=None),
+                digest=digest(spec),
+                revision=entry.revision,
+                power=entry.power,
+                boot_id=self._boot_id,
+                created=entry.created,
+                files=entry.files,
+                has_user_data=spec.user_data is not None,
+            )
+        )
+
+    def xml(self, entry: Entry) -> str:
+        """The domain XML of an entry's wish."""
+        spec, policy = entry.spec, self._networks.policy
+        mtus = {nic.position: wanted.nic_mtu(nic, policy) for nic in spec.networks}
+        return domain_xml(spec, self._options, self.element(entry, spec), mtus=mtus)
+
+    # create
+
+    def prepare(self, spec: VmConfig) -> Entry:
+        """Check a spec against the host and make the entry of a new VM; touches nothing.
+
+        :raise SpecError: a volume or an MTU that cannot be.
+        :raise Conflict: it contradicts another VM.
+        """
+        wanted.check_mtu(spec, self._networks.policy)
+        self._index.check(spec)
+        return Entry(spec, Phase.CREATING, files=self._volumes.check(spec.volumes))
+
+    def create(self, spec: VmConfig, trace: Trace) -> None:
+        """Make a VM that is not there, and start it; after an error nothing of it is left."""
+        with trace.phase("check"):
+            entry = self.prepare(spec)
+            xml = self.xml(entry)
+            self._index.claim(entry)
+        with Undo() as undo:
+            undo.add(self._forget, spec)
+            with trace.phase("define"):
+                self._define_new(entry, xml, undo)
+            self._lay(entry, trace, undo)
+            self._start(entry, trace, undo)
+            with trace.phase("commit"):
+                self._commit(spec.id, trace)
+            undo.forget()
+
+    def _forget(self, spec: VmConfig) -> None:
+        self._index.drop(spec.id)
+        self._converge(spec.vpcs)
+
+    def _define_new(self, entry: Entry, xml: str, undo: Undo) -> None:
+        vm = entry.spec.id
+        try:
+            self._domains.define(vm, xml)
+        except HostError as error:
+            if self._domains.record(vm) is None:
+                raise
+            raise Conflict(f"libvirt has a domain {vm} that is not of lvagent", path="id", other=vm) from error
+        undo.add(self._domains.undefine, vm)
+        if entry.spec.user_data is not None:
+            undo.add(self._domains.drop_secret, vm)
+            self._domains.set_secret(vm, entry.spec.user_data)
+
+    def _lay(self, entry: Entry, trace: Trace, undo: Undo) -> None:
+        """Volumes and wires, beside each other."""
+        wires = self._beside.submit(self._wire, entry.spec.vpcs, trace)
+        try:
+            if entry.files:
+                with trace.phase("volume"):
+                    self._make_volumes(entry.spec, entry.files, undo)
+        finally:
+            _settle(wires)
+        wires.result()
+
+    def _wire(self, vpcs: Iterable[str], trace: Trace) -> None:
+        with trace.phase("wire"):
+            for vpc in vpcs:
+                self._networks.wire(vpc)
+
+    def _make_volumes(self, spec: VmConfig, paths: Sequence[str], undo: Undo) -> None:
+        for volume in spec.volumes:
+            if volume.path in paths:
+                self._make_volume(spec.id, volume, undo)
+
+    def _make_volume(self, vm: str, volume: Volume, undo: Undo) -> None:
+        self._volumes.make(vm, volume)
+        undo.add(self._volumes.remove, vm, [volume.path])
+
+    def _start(self, entry: Entry, trace: Trace, undo: Undo) -> None:
+        """Start the domain; DHCP and metadata come up beside it."""
+        vm = entry.spec.id
+        services = self._beside.submit(self._serve, entry.spec.vpcs, trace)
+        undo.add(self._domains.destroy, vm)
+        try:
+            with trace.phase("start"):
+                self._domains.start(vm)
+        finally:
+            _settle(services)
+        services.result()
+
+    def _serve(self, vpcs: Iterable[str], trace: Trace) -> None:
+        with trace.phase("services"):
+            for vpc in vpcs:
+                self._networks.serve(vpc)
+
+    def keep(self, entry: Entry) -> None:
+        """Set the mark (again) on a VM that runs: it was made, or started, by an agent that did not see it through."""
+        self._commit(entry.spec.id, Trace())
+
+    def _commit(self, vm: str, trace: Trace) -> None:
+        """Set the mark: from here on the VM is there, whatever happens."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+        def change(entry: Entry) -> Entry:
+            return dataclasses.replace(
+                entry,
+                created=entry.created or now,
+                phase=Phase.LIVE,
+                applied=entry.spec,
+                timings=trace.phases or entry.timings,
+            )
+
+        entry = self._index.get(vm)
+        if entry is not None:
+            self._domains.set_element(vm, self.element(change(entry), entry.spec), config=True, live=True)
+            self._index.update(vm, change)
+            self._index.observed(vm, self._domains.state(vm))
+
+    # change
+
+    def change(self, entry: Entry, spec: VmConfig, trace: Trace) -> tuple[str, ...]:
+        """Change a VM to another spec; after an error it is as it was.
+
+        :return: the paths of the fields that take effect at its next start.
+        """
+        vm = spec.id
+        with trace.phase("check"):
+            wanted.check_mtu(spec, self._networks.policy)
+            self._check_uuid(entry.spec, spec)
+            new = self._volumes.check(spec.volumes)
+        wish = dataclasses.replace(entry, spec=spec, revision=entry.revision + 1, files=(*entry.files, *new))
+        if entry.applied is not None:
+            wish = dataclasses.replace(wish, applied=with_live_fields(entry.applied, spec))
+        with Undo() as undo:
+            undo.add(self._restore, entry, spec)
+            self._index.update(vm, lambda _now: wish)
+            with trace.phase("volume"):
+                self._make_volumes(spec, new, undo)
+            with trace.phase("define"):
+                self._redefine(entry, wish, undo)
+            with trace.phase("wire"):
+                self._converge(sorted({*entry.carried.vpcs, *wish.carried.vpcs}))
+            undo.forget()
+        self._index.update(vm, lambda now: dataclasses.replace(now, timings=trace.phases, error=None))
+        return restart_needed(wish)
+
+    def _check_uuid(self, old: VmConfig, new: VmConfig) -> None:
+        """A domain keeps its UUID for life, and the guest's datasource is told by it."""
+        uuids = [domain_uuid(spec.id, datasource_of(spec, self._options)) for spec in (old, new)]
+        if uuids[0] != uuids[1]:
+            hint = "delete the VM (its volumes stay) and create it again"
+            raise Conflict("a VM cannot be changed to or from the ec2 datasource", path="datasource", hint=hint)
+
+    def _restore(self, entry: Entry, spec: VmConfig) -> None:
+        self._index.adopt(entry)
+        self._converge(sorted({*entry.carried.vpcs, *spec.vpcs}))
+
+    def _redefine(self, old: Entry, new: Entry, undo: Undo) -> None:
+        vm = new.spec.id
+        undo.add(self._domains.define, vm, self.xml(old))
+        self._domains.define(vm, self.xml(new))
+        if old.spec.user_data != new.spec.user_data:
+            undo.add(self._keep_secret, vm, old.spec.user_data)
+            self._keep_secret(vm, new.spec.user_data)
+        if new.applied is not None and old.applied is not None:
+            undo.add(self._mark_live, old, old.applied)
+            self._mark_live(new, new.applied)
+
+    def _mark_live(self, entry: Entry, applied: VmConfig) -> None:
+        self._domains.set_element(entry.spec.id, self.element(entry, applied), config=False, live=True)
+
+    def _keep_secret(self, vm: str, user_data: bytes | None) -> None:
+        if user_data is None:
+            self._domains.drop_secret(vm)
+        else:
+            self._domains.set_secret(vm, user_data)
+
+    def _converge(self, vpcs: Iterable[str]) -> None:
+        """Converge each of these VPCs; an error in one does not keep the others from it."""
+        failures: list[LvagentError] = []
+        for vpc in vpcs:
+            try:
+                self._networks.converge(vpc)
+            except LvagentError as error:
+                log.warning("%s: %s", vpc, error)
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    # delete
+
+    def delete(self, entry: Entry, trace: Trace, *, grace: float, volumes: bool) -> None:
+        """Stop a VM and take it away, with all that no other VM needs; who is interrupted goes on later.
+
+        :param grace: seconds that the guest gets to shut down by itself.
+        :param volumes: also delete the volumes that the agent made for it.
+        """
+        vm = entry.spec.id
+        power = ABSENT_WITH_VOLUMES if volumes else ABSENT
+        gone = dataclasses.replace(entry, phase=Phase.DELETING, power=power)
+        with trace.phase("mark"), contextlib.suppress(NotFound):  # undefined by hand: the rest is still to be done
+            self._domains.set_element(vm, self.element(gone, gone.spec), config=True, live=True)
+        self._index.update(vm, lambda now: dataclasses.replace(now, phase=Phase.DELETING, power=power))
+        with trace.phase("stop"):
+            self.end(vm, grace)
+        if volumes:
+            with trace.phase("volumes"):
+                self._volumes.remove(vm, entry.files)
+        with trace.phase("undefine"):
+            self._domains.drop_secret(vm)
+            self._domains.undefine(vm)
+            files.remove(Path(self._options.console_log(vm)))
+        self._index.drop(vm)
+        with trace.phase("unwire"):
+            self._converge(sorted({*entry.carried.vpcs, *entry.spec.vpcs}))
+
+    def end(self, vm: str, grace: float) -> None:
+        """End its qemu: softly within ``grace`` seconds, else hard."""
+        if grace > 0:
+            with contextlib.suppress(NotFound):
+                self._soften(vm, time.monotonic() + grace)
+        self._domains.destroy(vm)
+
+    def _soften(self, vm: str, deadline: float) -> None:
+        if self._domains.state(vm).active:
+            self._domains.shutdown(vm)
+        while self._domains.state(vm).active and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        """Wait for what runs beside."""
+        self._beside.shutdown(wait=True)
+
+
+def _settle(future: Future[None]) -> None:
+    """Wait until it has ended, well or not: nothing of ours may still run when the undoing begins."""
+    future.exception()
+
+
+def with_live_fields(applied: VmConfig, spec: VmConfig) -> VmConfig:
+    """What a running guest has, with those fields of the wish that reach it at once."""
+    return dataclasses.replace(applied, rules=spec.rules, keys=spec.keys, user_data=spec.user_data)
+
+
+def restart_needed(entry: Entry) -> tuple[str, ...]:
+    """The paths in which a running guest differs from the wish."""
+    if entry.applied is None:
+        return ()
+    return tuple(path for path in changes(entry.applied, entry.spec) if path.split("[")[0] not in LIVE_FIELDS)

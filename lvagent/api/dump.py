@@ -1,0 +1,125 @@
+"""From views and states to JSON: every member always there, null where there is nothing to say."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lvagent.api.operations import OperationView
+from lvagent.api.problems import Json, problem
+from lvagent.spec.dump import dump_vm
+from lvagent.spec.status import (
+    ImageView,
+    PhaseTime,
+    Plan,
+    PortView,
+    PutResult,
+    Readiness,
+    SubnetView,
+    VmStatus,
+    VpcView,
+)
+
+
+def items(values: list[Json]) -> Json:
+    """A list as an answer. ``next`` is where the list goes on; lists are whole, so it is null."""
+    return {"items": values, "next": None}
+
+
+def vm(status: VmStatus) -> Json:
+    """A VM: its spec, and beside it how it stands. Of its user data it is only said whether there is some."""
+    return {
+        **dump_vm(status.spec, secrets=False),
+        "has_user_data": status.spec.user_data is not None,
+        "state": status.state.value,
+        "reason": status.reason,
+        "wanted": status.wanted,
+        "revision": status.revision,
+        "pid": status.pid,
+        "ports": [_port(port) for port in status.ports],
+        "drift": list(status.drift),
+        "timings": phases(status.timings),
+        "error": status.error,
+        "observed_at": status.observed_at,
+        "stale": status.stale,
+    }
+
+
+def put(result: PutResult) -> Json:
+    """What a put did, with the VM."""
+    return {
+        **vm(result.status),
+        "outcome": result.outcome.value,
+        "restart_needed": list(result.restart_needed),
+    }
+
+
+def _port(port: PortView) -> Json:
+    return {**dataclasses.asdict(port), "addresses": list(port.addresses)}
+
+
+def phases(times: tuple[PhaseTime, ...]) -> list[Json]:
+    """Phases in the order in which they ended."""
+    return [{"phase": time.phase, "ms": time.ms} for time in times]
+
+
+def subnet(view: SubnetView) -> Json:
+    """A subnet."""
+    return {**dataclasses.asdict(view), "vms": list(view.vms)}
+
+
+def vpc(view: VpcView) -> Json:
+    """A VPC with its subnets."""
+    return {
+        "name": view.name,
+        "netns": view.netns,
+        "domain": view.domain,
+        "subnets": [subnet(one) for one in view.subnets],
+        "vms": list(view.vms),
+    }
+
+
+def plan(found: Plan) -> Json:
+    """A plan."""
+    return {
+        "outcome": found.outcome.value,
+        "restart_needed": list(found.restart_needed),
+        "steps": list(found.steps),
+        "xml": found.xml,
+        "nft": [{"vpc": name, "text": text} for name, text in found.nft],
+        "dnsmasq": [{"vpc": name, "text": text} for name, text in found.dnsmasq],
+    }
+
+
+def image(view: ImageView) -> Json:
+    """An image."""
+    return dataclasses.asdict(view)
+
+
+def readiness(found: Readiness) -> Json:
+    """Whether the agent is ready, and what was looked at."""
+    return {"ready": found.ready, "checks": dict(found.checks)}
+
+
+def operation(view: OperationView) -> Json:
+    """An operation; its result is what the request itself would have been answered with."""
+    return {
+        "id": view.id,
+        "kind": view.kind,
+        "vm": view.vm,
+        "status": view.status.value,
+        "phases": phases(view.phases),
+        "result": _result(view),
+        "problem": None if view.error is None else problem(view.error, f"/v1/operations/{view.id}"),
+        "started_at": view.started_at,
+        "ended_at": view.ended_at,
+    }
+
+
+def _result(view: OperationView) -> Json | None:
+    match view.result:
+        case PutResult():
+            return put(view.result)
+        case VmStatus():
+            return vm(view.result)
+        case None:
+            return None

@@ -1,0 +1,154 @@
+"""The OpenAPI 3.1 document, and the page that shows it; both made from the routes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from http import HTTPStatus
+
+from lvagent import __version__
+from lvagent.api.contract import HTML, JSON, Answer, Call, Header, Name, Query, Reply, Route, answer
+from lvagent.api.problems import CONTENT_TYPE, KINDS, TITLES, Json
+from lvagent.api.schemas import schemas
+from lvagent.render import render
+
+ALWAYS = (400, 422, 500, 503)
+"""The errors that any request may meet."""
+
+REPLY_HEADERS = {
+    "Location": "where it is to be found",
+    "ETag": "the revision of the VM's spec, for If-Match",
+    "Preference-Applied": "respond-async, if the request preferred that",
+    "Retry-After": "seconds after which to try again",
+}
+
+DESCRIPTION = """\
+VMs in VPCs on this host. A request that changes something is answered when it is done, or with 202 when that takes \
+long; a client that goes away cancels nothing. Errors are RFC 9457 problem documents."""
+
+
+def with_pages(routes: Sequence[Route]) -> tuple[Route, ...]:
+    """The routes, and those of their own description: /openapi.json and /docs."""
+
+    @functools.cache
+    def described() -> Json:
+        return document(every)
+
+    @functools.cache
+    def page() -> bytes:
+        return render("api.html.j2", document=described(), schemas=schemas(), routes=every).encode()
+
+    def openapi(_call: Call) -> Answer:
+        return answer(200, described())
+
+    def docs(_call: Call) -> Answer:
+        policy = "default-src 'none'; style-src 'unsafe-inline'"
+        return Answer(HTTPStatus.OK, page(), HTML, {"Content-Security-Policy": policy})
+
+    own = (Reply(200, "The document.", "OpenApi"),)
+    page_reply = (Reply(200, "A page without scripts.", media=HTML),)
+    every = (
+        *routes,
+        Route("GET", "/openapi.json", "openapi", "This document.", openapi, own),
+        Route("GET", "/docs", "docs", "This document for people.", docs, page_reply),
+    )
+    return every
+
+
+def document(routes: Sequence[Route]) -> Json:
+    """The OpenAPI document of these routes."""
+    paths: dict[str, dict[str, Json]] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "lvagent",
+            "version": __version__,
+            "description": DESCRIPTION,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/", "description": "the unix socket of the agent"}],
+        "paths": paths,
+        "components": {"schemas": schemas()},
+    }
+
+
+def _operation(route: Route) -> Json:
+    described: Json = {
+        "operationId": route.name,
+        "summary": route.summary,
+        "parameters": [
+            *map(_path_parameter, route.names),
+            *map(_query_parameter, route.query),
+            *map(_header_parameter, route.headers),
+        ],
+        "responses": _responses(route),
+    }
+    if route.body:
+        described["requestBody"] = {"required": True, "content": {JSON: {"schema": _ref(route.body)}}}
+    return described
+
+
+def _path_parameter(name: Name) -> Json:
+    schema = {"type": "string", "pattern": f"^({name.pattern})$"}
+    return {"name": name.name, "in": "path", "required": True, "schema": schema, "example": name.example}
+
+
+def _query_parameter(query: Query[float] | Query[int] | Query[int | None] | Query[str]) -> Json:
+    return {"name": query.name, "in": "query", "description": query.description, "schema": dict(query.schema)}
+
+
+def _header_parameter(header: Header) -> Json:
+    schema = {"type": "string"}
+    return {
+        "name": header.name,
+        "in": "header",
+        "description": header.description,
+        "schema": schema,
+        "example": header.example,
+    }
+
+
+def _responses(route: Route) -> Json:
+    replies = {str(reply.status): _reply(reply) for reply in route.replies}
+    errors = {str(status): _problem(status) for status in sorted({*ALWAYS, *route.errors})}
+    for status, error in errors.items():
+        replies[status] = _either(replies[status], error) if status in replies else error
+    return {**replies, "default": _problem(0)}
+
+
+def _either(reply: Json, error: Json) -> Json:
+    """One status with two meanings: the reply's own body, or a problem document."""
+    content = {**_content(reply), **_content(error)}
+    return {**reply, "content": content}
+
+
+def _content(response: Json) -> Json:
+    content = response.get("content")
+    return content if isinstance(content, dict) else {}
+
+
+def _reply(reply: Reply) -> Json:
+    described: Json = {"description": reply.description}
+    if reply.headers:
+        described["headers"] = {
+            name: {"description": REPLY_HEADERS[name], "schema": {"type": "string"}} for name in reply.headers
+        }
+    if reply.status != HTTPStatus.NO_CONTENT:
+        schema = _ref(reply.schema) if reply.schema else {"type": "string"}
+        described["content"] = {reply.media: {"schema": schema}}
+    return described
+
+
+def _problem(status: int) -> Json:
+    title = TITLES[{422: "spec", 409: "conflict", 500: "host", **KINDS}[status]] if status else "Any other error"
+    described: Json = {"description": f"{title}.", "content": {CONTENT_TYPE: {"schema": _ref("Problem")}}}
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        retry = {"description": REPLY_HEADERS["Retry-After"], "schema": {"type": "string"}}
+        described["headers"] = {"Retry-After": retry}
+    return described
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}

@@ -1,0 +1,141 @@
+"""All routes, but those of the document that is made from them."""
+
+from __future__ import annotations
+
+from lvagent.api import views
+from lvagent.api.contract import TEXT, XML, Header, Name, Reply, Route, View
+from lvagent.spec.status import Action
+
+VM = Name("id", "vm", r"i-[0-9]{10}", "i-0000000001")
+VPC = Name("name", "vpc", r"vpc-[0-9a-z]{10}", "vpc-aaaaaaaaaa")
+SUBNET = Name("name", "subnet", r"subnet-[0-9a-z]{10}", "subnet-aaaaaaaaaa")
+OPERATION = Name("id", "operation", r"op-[0-9a-f]{16}", "op-0123456789abcdef")
+ACTION = Name("action", "action", "|".join(Action), Action.START.value)
+
+PREFER = Header("Prefer", "respond-async: answer 202 at once; wait=N: after N seconds (RFC 7240)", "respond-async")
+IF_MATCH = Header("If-Match", 'only if the VM has this revision, as in its ETag: "3"; * is any', '"3"')
+IF_NONE_MATCH = Header("If-None-Match", "*: only if there is no such VM", "*")
+CHANGES = (PREFER, IF_MATCH, IF_NONE_MATCH)
+
+LATER = Reply(
+    202, "It goes on; ask at Location how it stands.", "Operation", headers=("Location", "Preference-Applied")
+)
+CREATED = Reply(201, "It was made, and runs.", "PutResult", headers=("Location", "ETag"))
+THERE = Reply(200, "It was changed to this spec, or had it already.", "PutResult", headers=("ETag",))
+
+
+def _read(path: str, name: str, summary: str, view: View, schema: str, *names: Name) -> Route:
+    reply = Reply(200, summary, schema, headers=("ETag",) if schema == "Vm" else ())
+    return Route("GET", path, name, summary, view, (reply,), (404,) if names else (), names)
+
+
+ROUTES: tuple[Route, ...] = (
+    _read("/v1/vms", "listVms", "All VMs, by id.", views.list_vms, "VmList"),
+    Route(
+        "POST",
+        "/v1/vms",
+        "createVm",
+        "Make a VM and start it; the id is in the body. The same spec again: nothing happens.",
+        views.create_vm,
+        (CREATED, THERE, LATER),
+        (409, 412, 413, 415),
+        headers=CHANGES,
+        body="VmSpec",
+    ),
+    _read("/v1/vms/{id}", "showVm", "One VM: its spec, and how it stands.", views.show_vm, "Vm", VM),
+    Route(
+        "PUT",
+        "/v1/vms/{id}",
+        "putVm",
+        "Make a VM, or change it to this spec; all or nothing. The same spec again: nothing happens.",
+        views.put_vm,
+        (CREATED, THERE, LATER),
+        (409, 412, 413, 415),
+        names=(VM,),
+        headers=CHANGES,
+        body="VmSpec",
+    ),
+    Route(
+        "DELETE",
+        "/v1/vms/{id}",
+        "deleteVm",
+        "Stop a VM, and remove it with all that no other VM needs.",
+        views.delete_vm,
+        (Reply(204, "It is gone."), LATER),
+        (404, 409, 412),
+        names=(VM,),
+        query=(views.GRACE, views.VOLUMES),
+        headers=CHANGES,
+    ),
+    Route(
+        "POST",
+        "/v1/vms/{id}/{action}",
+        "actOnVm",
+        "Start, shut down (ACPI), stop (hard), reboot, reset, pause or resume a VM.",
+        views.act,
+        (Reply(200, "It was done; shutdown and reboot have been asked of the guest.", "Vm", headers=("ETag",)), LATER),
+        (404, 409),
+        names=(VM, ACTION),
+        headers=(PREFER,),
+    ),
+    Route(
+        "GET",
+        "/v1/vms/{id}/domain.xml",
+        "showDomain",
+        "The domain XML as libvirt has it.",
+        views.domain_xml,
+        (Reply(200, "The XML, without secrets.", media=XML),),
+        (404,),
+        names=(VM,),
+    ),
+    Route(
+        "GET",
+        "/v1/vms/{id}/console",
+        "showConsole",
+        "What the guest wrote to its serial console.",
+        views.console,
+        (Reply(200, "The end of the log, as the guest wrote it: with control characters.", media=TEXT),),
+        (404,),
+        names=(VM,),
+        query=(views.TAIL,),
+    ),
+    _read("/v1/vpcs", "listVpcs", "All VPCs, by name.", views.list_vpcs, "VpcList"),
+    _read("/v1/vpcs/{name}", "showVpc", "One VPC, with its subnets.", views.show_vpc, "Vpc", VPC),
+    _read("/v1/subnets", "listSubnets", "All subnets, by name.", views.list_subnets, "SubnetList"),
+    _read("/v1/subnets/{name}", "showSubnet", "One subnet.", views.show_subnet, "Subnet", SUBNET),
+    _read("/v1/images", "listImages", "The images that volumes can be made from.", views.list_images, "ImageList"),
+    Route(
+        "POST",
+        "/v1/plan",
+        "plan",
+        "What PUT would do with this spec, as texts; touches nothing.",
+        views.plan,
+        (Reply(200, "The plan.", "Plan"),),
+        (409, 413, 415),
+        body="VmSpec",
+    ),
+    _read("/v1/operations", "listOperations", "What is under way, or was.", views.list_operations, "OperationList"),
+    Route(
+        "GET",
+        "/v1/operations/{id}",
+        "showOperation",
+        "How an operation stands.",
+        views.show_operation,
+        (Reply(200, "The operation; when it failed, with the problem.", "Operation"),),
+        (404,),
+        names=(OPERATION,),
+        query=(views.WAIT, views.SEEN),
+    ),
+    _read("/healthz", "health", "Whether the agent answers at all.", views.healthz, "Health"),
+    Route(
+        "GET",
+        "/readyz",
+        "readiness",
+        "Whether the agent can serve.",
+        views.readyz,
+        (
+            Reply(200, "It can.", "Readiness"),
+            Reply(503, "It cannot yet, or not any more; checks say why.", "Readiness", headers=("Retry-After",)),
+        ),
+    ),
+)

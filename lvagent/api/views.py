@@ -1,0 +1,226 @@
+"""The views: parse, call, dump. They know no Flask, and decide nothing about VMs."""
+
+from __future__ import annotations
+
+import re
+import time
+from http import HTTPStatus
+
+from lvagent.api import dump
+from lvagent.api.contract import TEXT, XML, Answer, Call, answer, choice, nothing, number, whole
+from lvagent.api.operations import Operation, Progress, Result
+from lvagent.api.problems import RETRY_SECONDS, HttpError
+from lvagent.api.protocol import Watch
+from lvagent.errors import NotFound, SpecError
+from lvagent.spec.json import load
+from lvagent.spec.parse import parse_vm
+from lvagent.spec.status import Action, Outcome, PhaseTime, PutResult, VmStatus
+from lvagent.spec.vm import VmConfig
+
+MAX_WAIT = 60
+MAX_TAIL = 1 << 20
+
+GRACE = number("grace", 0, 0, 3600, "seconds that the guest gets to shut down by itself before it is stopped")
+VOLUMES = choice("volumes", "keep", ("keep", "delete"), "delete: also the volumes that the agent made for this VM")
+TAIL = whole("tail", 65_536, 1, MAX_TAIL, "bytes from the end of the log")
+WAIT = number("wait", 0, 0, MAX_WAIT, "seconds to wait for the end of the operation before answering")
+SEEN = whole("seen", None, 0, 1000, "do not wait longer than until there are more phases than these")
+
+
+# what changes
+
+
+def put_vm(call: Call) -> Answer:
+    """PUT /v1/vms/{id}"""
+    begin = time.perf_counter()
+    spec = _spec(call)
+    if spec.id != call.path["id"]:
+        raise SpecError("id", f"the path says {call.path['id']}, the body {spec.id}", "they must be the same")
+    return _put(call, spec, begin, create_only=False)
+
+
+def create_vm(call: Call) -> Answer:
+    """POST /v1/vms"""
+    begin = time.perf_counter()
+    return _put(call, _spec(call), begin, create_only=True)
+
+
+def _spec(call: Call) -> VmConfig:
+    document = load(call.body, max_bytes=call.settings.api.max_body)
+    return parse_vm(document, user_data_max=call.settings.metadata.user_data_max)
+
+
+def _put(call: Call, spec: VmConfig, begin: float, *, create_only: bool) -> Answer:
+    def work(watch: Watch) -> Result:
+        _check_preconditions(call, spec.id)
+        return call.agent.put(spec, create_only=create_only, watch=watch)
+
+    parsed = PhaseTime("parse", round((time.perf_counter() - begin) * 1000, 2))
+    same = (spec, call.headers.get("if-match"), call.headers.get("if-none-match"))
+    return _settle(call, call.operations.submit("put", spec.id, work, same=same, phases=[parsed]))
+
+
+def delete_vm(call: Call) -> Answer:
+    """DELETE /v1/vms/{id}"""
+    vm, grace, volumes = call.path["id"], GRACE.of(call.query), VOLUMES.of(call.query) == "delete"
+    _check_empty(call)
+
+    def work(watch: Watch) -> Result:
+        _check_preconditions(call, vm)
+        call.agent.delete(vm, grace=grace, volumes=volumes, watch=watch)
+        return None
+
+    _check_there(call, vm)
+    return _settle(call, call.operations.submit("delete", vm, work))
+
+
+def act(call: Call) -> Answer:
+    """POST /v1/vms/{id}/{action}"""
+    vm, action = call.path["id"], Action(call.path["action"])
+    _check_empty(call)
+    _check_there(call, vm)
+    return _settle(call, call.operations.submit(action.value, vm, lambda _watch: call.agent.power(vm, action)))
+
+
+def _check_there(call: Call, vm: str) -> None:
+    """Say at once that a VM is not there, unless one is about to be."""
+    if not call.operations.busy(vm):
+        call.agent.vm(vm)
+
+
+def _check_empty(call: Call) -> None:
+    if call.body and load(call.body, max_bytes=call.settings.api.max_body) != {}:
+        raise SpecError("", "this request takes no body", "send none, or {}")
+
+
+def _check_preconditions(call: Call, vm: str) -> None:
+    """``If-Match: "<revision>"`` and ``If-None-Match: *``. Operations of one VM do not overlap: this is no race."""
+    match, none_match = call.headers.get("if-match"), call.headers.get("if-none-match")
+    if match is None and none_match is None:
+        return
+    try:
+        there: VmStatus | None = call.agent.vm(vm)
+    except NotFound:
+        there = None
+    if none_match is not None and (none_match.strip() != "*" or there is not None):
+        raise HttpError(412, f"If-None-Match: {vm} exists", hint="only * is understood here")
+    tags = [] if match is None else [tag.strip() for tag in match.split(",")]
+    if match is not None and (there is None or ("*" not in tags and _tag(there) not in tags)):
+        found = "it is not there" if there is None else f"it has revision {there.revision}"
+        raise HttpError(412, f"If-Match: {found}", hint="read it again")
+
+
+def _tag(status: VmStatus) -> str:
+    return f'"{status.revision}"'
+
+
+def _settle(call: Call, operation: Operation) -> Answer:
+    """Wait as long as the client and the settings want; then the result, or where to ask for it."""
+    call.operations.wait(operation, _patience(call))
+    found = operation.view()
+    if found.status is Progress.RUNNING:
+        applied = {"Preference_Applied": "respond-async"} if "respond-async" in call.headers.get("prefer", "") else {}
+        location = f"/v1/operations/{operation.id}"
+        return answer(202, dump.operation(found), Location=location, **applied)
+    if found.error is not None:
+        raise found.error
+    match found.result:
+        case PutResult(outcome=Outcome.CREATED) as put:
+            location = f"/v1/vms/{put.status.spec.id}"
+            return answer(201, dump.put(put), Location=location, ETag=_tag(put.status))
+        case PutResult() as put:
+            return answer(200, dump.put(put), ETag=_tag(put.status))
+        case VmStatus() as status:
+            return answer(200, dump.vm(status), ETag=_tag(status))
+        case None:
+            return nothing()
+
+
+def _patience(call: Call) -> float:
+    """Seconds to wait: the setting, or less if the client prefers so (RFC 7240)."""
+    most = float(call.settings.api.wait)
+    prefer = call.headers.get("prefer", "").lower()
+    wish = re.search(r"(?:^|[,;\s])wait\s*=\s*([0-9]{1,4})", prefer)
+    if wish:
+        return min(most, float(wish[1]))
+    return 0.0 if re.search(r"(?:^|[,;\s])respond-async(?:$|[,;\s])", prefer) else most
+
+
+# what is told
+
+
+def list_vms(call: Call) -> Answer:
+    """GET /v1/vms"""
+    return answer(200, dump.items([dump.vm(one) for one in call.agent.vms()]))
+
+
+def show_vm(call: Call) -> Answer:
+    """GET /v1/vms/{id}"""
+    status = call.agent.vm(call.path["id"])
+    return answer(200, dump.vm(status), ETag=_tag(status))
+
+
+def domain_xml(call: Call) -> Answer:
+    """GET /v1/vms/{id}/domain.xml"""
+    return Answer(HTTPStatus.OK, call.agent.domain_xml(call.path["id"]).encode(), XML)
+
+
+def console(call: Call) -> Answer:
+    """GET /v1/vms/{id}/console"""
+    raw = call.agent.console_log(call.path["id"], TAIL.of(call.query))
+    return Answer(HTTPStatus.OK, raw.decode(errors="replace").encode(), TEXT)
+
+
+def list_vpcs(call: Call) -> Answer:
+    """GET /v1/vpcs"""
+    return answer(200, dump.items([dump.vpc(one) for one in call.agent.vpcs()]))
+
+
+def show_vpc(call: Call) -> Answer:
+    """GET /v1/vpcs/{name}"""
+    return answer(200, dump.vpc(call.agent.vpc(call.path["name"])))
+
+
+def list_subnets(call: Call) -> Answer:
+    """GET /v1/subnets"""
+    return answer(200, dump.items([dump.subnet(one) for one in call.agent.subnets()]))
+
+
+def show_subnet(call: Call) -> Answer:
+    """GET /v1/subnets/{name}"""
+    return answer(200, dump.subnet(call.agent.subnet(call.path["name"])))
+
+
+def list_images(call: Call) -> Answer:
+    """GET /v1/images"""
+    return answer(200, dump.items([dump.image(one) for one in call.agent.images()]))
+
+
+def plan(call: Call) -> Answer:
+    """POST /v1/plan"""
+    return answer(200, dump.plan(call.agent.plan(_spec(call))))
+
+
+def list_operations(call: Call) -> Answer:
+    """GET /v1/operations"""
+    return answer(200, dump.items([dump.operation(one.view()) for one in call.operations.all()]))
+
+
+def show_operation(call: Call) -> Answer:
+    """GET /v1/operations/{id}"""
+    operation = call.operations.get(call.path["id"])
+    call.operations.wait(operation, WAIT.of(call.query), SEEN.of(call.query))
+    return answer(200, dump.operation(operation.view()))
+
+
+def healthz(_call: Call) -> Answer:
+    """GET /healthz"""
+    return answer(200, {"status": "ok"})
+
+
+def readyz(call: Call) -> Answer:
+    """GET /readyz"""
+    found = call.agent.readiness()
+    if found.ready:
+        return answer(200, dump.readiness(found))
+    return answer(503, dump.readiness(found), Retry_After=str(RETRY_SECONDS))

@@ -1,0 +1,425 @@
+"""libvirt, as far as the agent needs it.
+
+libvirt serves five calls at a time on one connection, and a start holds its place until qemu runs. So there is one
+connection for what is short (reads, definitions), and others for starts and stops, each with at most four calls in
+flight. While a domain's ``start`` hook runs, libvirt answers nobody who lists domains or reads that one: nothing here
+may be called by who holds a lock that the hook wants.
+
+libvirt's errors become ours in one table; a broken connection is opened again at the next call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, TypeVar, cast
+
+import libvirt
+
+from lvagent.errors import HostError, LvagentError, NotFound, Unavailable
+from lvagent.spec import names
+from lvagent.spec.status import State
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CALLS = 4
+"""Calls in flight on one connection: libvirtd's max_client_requests is 5, and one stays for keepalive's sake."""
+
+
+class _Domain(Protocol):
+    """The methods of libvirt.virDomain that are used (libvirt-python has no type stubs)."""
+
+    def name(self) -> str: ...
+    def UUIDString(self) -> str: ...  # noqa: N802
+    def XMLDesc(self, flags: int = 0) -> str: ...  # noqa: N802
+    def create(self) -> int: ...
+    def destroy(self) -> int: ...
+    def shutdownFlags(self, flags: int = 0) -> int: ...  # noqa: N802
+    def reboot(self, flags: int = 0) -> int: ...
+    def reset(self, flags: int = 0) -> int: ...
+    def suspend(self) -> int: ...
+    def resume(self) -> int: ...
+    def undefineFlags(self, flags: int = 0) -> int: ...  # noqa: N802
+    def isActive(self) -> int: ...  # noqa: N802
+    def isPersistent(self) -> int: ...  # noqa: N802
+    def state(self, flags: int = 0) -> list[int]: ...
+    def metadata(self, kind: int, uri: str | None, flags: int = 0) -> str: ...
+    def setMetadata(self, kind: int, metadata: str | None, key: str | None, uri: str, flags: int = 0) -> int: ...  # noqa: N802
+
+
+class _Secret(Protocol):
+    def setValue(self, value: bytes, flags: int = 0) -> int: ...  # noqa: N802
+    def value(self, flags: int = 0) -> bytes: ...
+    def undefine(self) -> int: ...
+    def usageID(self) -> str: ...  # noqa: N802
+
+
+class _Connection(Protocol):
+    """The methods of libvirt.virConnect that are used."""
+
+    def isAlive(self) -> int: ...  # noqa: N802
+    def close(self) -> int: ...
+    def setKeepAlive(self, interval: int, count: int) -> int: ...  # noqa: N802
+    def listAllDomains(self, flags: int = 0) -> list[_Domain]: ...  # noqa: N802
+    def lookupByName(self, name: str) -> _Domain: ...  # noqa: N802
+    def defineXMLFlags(self, xml: str, flags: int = 0) -> _Domain: ...  # noqa: N802
+    def secretDefineXML(self, xml: str, flags: int = 0) -> _Secret: ...  # noqa: N802
+    def secretLookupByUsage(self, kind: int, usage: str) -> _Secret: ...  # noqa: N802
+    def listAllSecrets(self, flags: int = 0) -> list[_Secret]: ...  # noqa: N802
+
+
+@dataclass(frozen=True, slots=True)
+class DomainState:
+    """A domain's state: as callers see it, libvirt's reason in plain words, and whether a qemu runs."""
+
+    state: State
+    reason: str
+    active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DomainRecord:
+    """A domain of ours as read: its state, its config XML, and its live XML if it runs."""
+
+    vm: str
+    state: DomainState
+    config: str
+    live: str | None
+    persistent: bool
+
+
+_HOOK = re.compile(r"Hook script execution failed: .* unexpected exit status \d+: lvagent: ")
+"""What libvirt puts before the reason that our hook gave."""
+
+ABSENT = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_SECRET, libvirt.VIR_ERR_NO_DOMAIN_METADATA)
+BROKEN = (
+    libvirt.VIR_ERR_NO_CONNECT,
+    libvirt.VIR_ERR_INVALID_CONN,
+    libvirt.VIR_ERR_RPC,
+    libvirt.VIR_ERR_GNUTLS_ERROR,
+)
+UNDEFINE = (
+    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+)
+
+libvirt.registerErrorHandler(lambda _context, _error: None, None)
+
+
+def _code(error: libvirt.libvirtError) -> int:
+    return cast(int, error.get_error_code() or -1)
+
+
+def translate(error: libvirt.libvirtError, resource: str, action: str) -> LvagentError:
+    """libvirt's error as one of ours."""
+    code = _code(error)
+    message = cast(str, error.get_error_message() or str(error))
+    if code in ABSENT:
+        return NotFound("vm", resource)
+    if code in BROKEN or (code == libvirt.VIR_ERR_SYSTEM_ERROR and "socket" in message.lower()):
+        return Unavailable("libvirtd", hint="is it running? try: virsh -c qemu:///system version")
+    return HostError(resource, action, _HOOK.sub("", " ".join(message.split())))
+
+
+class _Line:
+    """One connection, opened when needed, again after it broke; at most ``CALLS`` calls at a time."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._places = threading.BoundedSemaphore(CALLS)
+        self._lock = threading.Lock()
+        self._connection: _Connection | None = None
+
+    @contextlib.contextmanager
+    def use(self, resource: str, action: str) -> Iterator[_Connection]:
+        with self._places:
+            try:
+                yield self._open()
+            except libvirt.libvirtError as error:
+                raise translate(error, resource, action) from error
+
+    def _open(self) -> _Connection:
+        with self._lock:
+            if self._connection is not None and self._connection.isAlive() == 1:
+                return self._connection
+            self._close()
+            made = cast(_Connection, libvirt.open(self._uri))
+            with contextlib.suppress(libvirt.libvirtError):
+                made.setKeepAlive(5, 3)
+            self._connection = made
+            return made
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(libvirt.libvirtError):
+                self._connection.close()
+            self._connection = None
+
+    def close(self) -> None:
+        with self._lock:
+            self._close()
+
+
+class Hypervisor:
+    """The domains of ours on one libvirtd. Every method may be called by many threads.
+
+    :raise NotFound: there is no such domain.
+    :raise Unavailable: libvirtd cannot be reached.
+    :raise HostError: libvirt refused, in its words.
+    """
+
+    def __init__(self, uri: str, *, lines: int = 2) -> None:
+        self._short = _Line(uri)
+        self._long = [_Line(uri) for _ in range(lines)]
+        self._turn = 0
+        self._turn_lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close every connection."""
+        for line in (self._short, *self._long):
+            line.close()
+
+    def _next_long(self) -> _Line:
+        with self._turn_lock:
+            self._turn = (self._turn + 1) % len(self._long)
+            return self._long[self._turn]
+
+    def _on(self, line: _Line, vm: str, action: str, function: Callable[[_Domain], T]) -> T:
+        with line.use(vm, action) as connection:
+            return function(connection.lookupByName(vm))
+
+    # reading
+
+    def ping(self) -> None:
+        """Ask for nothing; raises if libvirtd cannot be reached."""
+        with self._short.use("libvirtd", "reach") as connection:
+            connection.isAlive()
+
+    def records(self) -> tuple[DomainRecord, ...]:
+        """Every domain that is ours by name, read whole. Those that vanish meanwhile are left out."""
+        with self._short.use("domains", "list") as connection:
+            found = [_record(domain) for domain in connection.listAllDomains() if names.VM_ID.match(domain.name())]
+        return tuple(record for record in found if record is not None)
+
+    def record(self, vm: str) -> DomainRecord | None:
+        """One domain, None if there is none of that name."""
+        with self._short.use(vm, "read") as connection:
+            try:
+                return _record(connection.lookupByName(vm))
+            except libvirt.libvirtError as error:
+                if _code(error) == libvirt.VIR_ERR_NO_DOMAIN:
+                    return None
+                raise
+
+    def state(self, vm: str) -> DomainState:
+        """Its state."""
+        return self._on(self._short, vm, "read", _state)
+
+    def xml(self, vm: str) -> str:
+        """Its XML, live if it runs; without security-relevant parts."""
+        return self._on(self._short, vm, "read", lambda domain: domain.XMLDesc(0))
+
+    # changing
+
+    def define(self, vm: str, xml: str) -> None:
+        """Define it, or replace its config.
+
+        libvirt is not asked to validate: it parses its schemas anew each time (tens of ms), and what is rendered here
+        is checked against them in the tests.
+        """
+        with self._short.use(vm, "define") as connection:
+            connection.defineXMLFlags(xml, 0)
+
+    def undefine(self, vm: str) -> None:
+        """Make sure it is not defined; a running one becomes transient."""
+        with contextlib.suppress(NotFound):
+            self._on(self._short, vm, "undefine", _undefine)
+
+    def set_element(self, vm: str, element: str, *, config: bool, live: bool) -> None:
+        """Replace the element of ours.
+
+        :param config: in the domain's config, the wish.
+        :param live: in the live copy, what was applied; left out if it does not run.
+        """
+
+        def change(domain: _Domain) -> None:
+            flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG if config else 0
+            if live and domain.isActive():
+                flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
+            if flags:
+                kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
+                domain.setMetadata(kind, element, "lvagent", names.ELEMENT_NAMESPACE, flags)
+
+        self._on(self._short, vm, "mark", change)
+
+    # power
+
+    def start(self, vm: str) -> None:
+        """Start it; a domain that runs is fine."""
+        self._on(self._next_long(), vm, "start", _start)
+
+    def destroy(self, vm: str) -> None:
+        """End its qemu at once; one that does not run, or is not there, is fine."""
+        with contextlib.suppress(NotFound):
+            self._on(self._next_long(), vm, "stop", _destroy)
+
+    def shutdown(self, vm: str) -> None:
+        """Press the ACPI power button."""
+        flags = libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
+        self._on(self._short, vm, "shut down", lambda domain: domain.shutdownFlags(flags))
+
+    def reboot(self, vm: str) -> None:
+        """Ask the guest to reboot, by ACPI."""
+        flags = libvirt.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN
+        self._on(self._short, vm, "reboot", lambda domain: domain.reboot(flags))
+
+    def reset(self, vm: str) -> None:
+        """Pull the reset line."""
+        self._on(self._short, vm, "reset", lambda domain: domain.reset(0))
+
+    def suspend(self, vm: str) -> None:
+        """Stop its CPUs."""
+        self._on(self._short, vm, "pause", lambda domain: domain.suspend())
+
+    def resume(self, vm: str) -> None:
+        """Let its CPUs run."""
+        self._on(self._short, vm, "resume", lambda domain: domain.resume())
+
+    # secrets
+
+    def set_secret(self, vm: str, value: bytes) -> None:
+        """Keep the VM's user data: read-only connections are refused its value.
+
+        :param value: at most 65 536 bytes.
+        """
+        text = _secret_xml(vm)
+        with self._short.use(f"secret of {vm}", "keep") as connection:
+            connection.secretDefineXML(text).setValue(value)
+
+    def secret(self, vm: str) -> bytes | None:
+        """The VM's user data, None if it has none."""
+        with self._short.use(f"secret of {vm}", "read") as connection:
+            found = _find_secret(connection, vm)
+            return None if found is None else bytes(found.value())
+
+    def drop_secret(self, vm: str) -> None:
+        """Make sure it has no user data."""
+        with self._short.use(f"secret of {vm}", "remove") as connection:
+            found = _find_secret(connection, vm)
+            if found is not None:
+                found.undefine()
+
+    def secrets(self) -> frozenset[str]:
+        """The VMs that have user data kept."""
+        with self._short.use("secrets", "list") as connection:
+            usages = [secret.usageID() for secret in connection.listAllSecrets()]
+        return frozenset(usage.removeprefix(SECRET) for usage in usages if usage.startswith(SECRET))
+
+
+SECRET = "lvagent:"
+
+
+def _secret_xml(vm: str) -> str:
+    return (
+        "<secret ephemeral='no' private='no'>"
+        f"<description>user data of {vm}</description><usage type='vtpm'><name>{SECRET}{vm}</name></usage></secret>"
+    )
+
+
+def _find_secret(connection: _Connection, vm: str) -> _Secret | None:
+    try:
+        return connection.secretLookupByUsage(libvirt.VIR_SECRET_USAGE_TYPE_VTPM, SECRET + vm)
+    except libvirt.libvirtError as error:
+        if _code(error) == libvirt.VIR_ERR_NO_SECRET:
+            return None
+        raise
+
+
+_STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: State.RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED: State.RUNNING,
+    libvirt.VIR_DOMAIN_PAUSED: State.PAUSED,
+    libvirt.VIR_DOMAIN_SHUTDOWN: State.RUNNING,
+    libvirt.VIR_DOMAIN_SHUTOFF: State.STOPPED,
+    libvirt.VIR_DOMAIN_CRASHED: State.CRASHED,
+    libvirt.VIR_DOMAIN_PMSUSPENDED: State.PAUSED,
+}
+
+_REASONS = {
+    (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_BOOTED): "booted",
+    (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_MIGRATED): "migrated",
+    (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_RESTORED): "restored",
+    (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_UNPAUSED): "resumed",
+    (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER): "paused by user",
+    (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR): "paused by an I/O error",
+    (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP): "starting up",
+    (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN): "shut down by the guest",
+    (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED): "stopped",
+    (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_CRASHED): "qemu ended unexpectedly",
+    (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED): "migrated away",
+    (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_SAVED): "saved",
+    (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_FAILED): "could not be started",
+}
+
+
+def _state(domain: _Domain) -> DomainState:
+    state, reason = domain.state()
+    return domain_state(state, reason, active=bool(domain.isActive()))
+
+
+def domain_state(state: int, reason: int, *, active: bool) -> DomainState:
+    """libvirt's numbers (virDomainState and the reasons of each) as ours."""
+    found = _STATES.get(state, State.STOPPED)
+    if (state, reason) == (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_CRASHED):
+        found = State.CRASHED
+    return DomainState(found, _REASONS.get((state, reason), ""), active)
+
+
+def _record(domain: _Domain) -> DomainRecord | None:
+    try:
+        state = _state(domain)
+        live = domain.XMLDesc(0) if state.active else None
+        config = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        return DomainRecord(domain.name(), state, config, live, bool(domain.isPersistent()))
+    except libvirt.libvirtError as error:
+        if _code(error) == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
+
+
+def _undefine(domain: _Domain) -> None:
+    if domain.isPersistent():
+        domain.undefineFlags(UNDEFINE)
+
+
+def _start(domain: _Domain) -> None:
+    if not domain.isActive():
+        domain.create()
+
+
+def _destroy(domain: _Domain) -> None:
+    if not domain.isActive():
+        return
+    try:
+        domain.destroy()
+    except libvirt.libvirtError as error:
+        if _code(error) != libvirt.VIR_ERR_OPERATION_INVALID:  # it ended by itself meanwhile
+            raise
+
+
+def pid(vm: str, run: str = "/run/libvirt/qemu") -> int | None:
+    """The pid of its qemu, from libvirt's pid file; None if there is none."""
+    try:
+        with open(os.path.join(run, f"{vm}.pid")) as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None

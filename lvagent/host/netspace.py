@@ -1,0 +1,110 @@
+"""A network namespace held open: the sockets and the filter context that act in it.
+
+All are made once, by a thread that entered the namespace, and serve any thread afterwards. Whoever holds one holds the
+namespace itself, whatever becomes of its name; so it knows its inode, by which a dead namespace is told from the one
+that bears its name now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from lvagent.errors import HostError
+from lvagent.host import links, netns
+from lvagent.host.links import Address, Link
+from lvagent.host.netlink import NETFILTER, Message, NetlinkError, Socket
+from lvagent.host.nft import Nft
+
+T = TypeVar("T")
+
+_HINTS = {
+    errno.EPERM: "the agent must run as root",
+    errno.EEXIST: "something else has that name or number: remove it, or choose another",
+    errno.ENODEV: "it went away meanwhile; try again",
+    errno.EOPNOTSUPP: "the kernel lacks this kind of link: load its module",
+}
+
+
+@contextlib.contextmanager
+def translated(resource: str, action: str) -> Iterator[None]:
+    """Turn the kernel's refusals into a HostError about this resource."""
+    try:
+        yield
+    except NetlinkError as error:
+        cause = f"{error.label}: {error.reason}"
+        raise HostError(resource, action, cause, hint=_HINTS.get(error.errno or 0, "")) from error
+    except OSError as error:
+        cause = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise HostError(resource, action, cause, hint=_HINTS.get(error.errno or 0, "")) from error
+
+
+class Netspace:
+    """A namespace, open.
+
+    :param path: its name, such as /run/netns/vpc-aaaaaaaaaa; '' for the one of the calling thread.
+    :raise OSError: there is no such namespace.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        netns.inside(path, self._open)
+
+    def _open(self) -> None:
+        with contextlib.ExitStack() as stack:
+            self.descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, self.descriptor)
+            self.inode = os.fstat(self.descriptor).st_ino
+            self.route = Socket()
+            stack.callback(self.route.close)
+            self.netfilter = Socket(NETFILTER)
+            stack.callback(self.netfilter.close)
+            self.nft = Nft()
+            stack.callback(self.nft.close)
+            self._closing = stack.pop_all()
+
+    def close(self) -> None:
+        """Let go of the namespace."""
+        self._closing.close()
+
+    def inside(self, function: Callable[[], T]) -> T:
+        """Call a function in a thread that is in this namespace."""
+        return netns.inside(f"/proc/self/fd/{self.descriptor}", function)
+
+    def send(self, messages: Iterable[Message]) -> None:
+        """Carry out link operations, all in one system call.
+
+        :raise NetlinkError: the first that failed.
+        """
+        self.route.send(list(messages))
+
+    def links(self) -> dict[str, Link]:
+        """All links, by name."""
+        found = (links.parse(body) for body in self.route.dump(links.get_all()))
+        return {link.name: link for link in found}
+
+    def ports(self, bridge: int) -> dict[str, Link]:
+        """The ports of a bridge, by name."""
+        found = (links.parse(body) for body in self.route.dump(links.get_ports(bridge)))
+        return {link.name: link for link in found if link.master == bridge}
+
+    def find(self, names: Iterable[str]) -> dict[str, Link]:
+        """Those of these links that are there, by name."""
+        answers = self.route.query([links.get(name) for name in names])
+        return {link.name: link for link in map(links.parse, filter(None, answers))}
+
+    def find_indexes(self, indexes: Iterable[int]) -> dict[int, Link]:
+        """Those of these links that are there, by index."""
+        answers = self.route.query([links.get_index(index) for index in indexes])
+        return {link.index: link for link in map(links.parse, filter(None, answers))}
+
+    def addresses(self) -> dict[int, frozenset[Address]]:
+        """The addresses that can be used, by the index of their link."""
+        found: dict[int, set[Address]] = {}
+        for pair in map(links.parse_address, self.route.dump(links.get_addresses())):
+            if pair is not None:
+                found.setdefault(pair[0], set()).add(pair[1])
+        return {index: frozenset(there) for index, there in found.items()}

@@ -1,0 +1,237 @@
+"""The network of one host: what there is of a VPC, made and taken away.
+
+    underlay side (a namespace of its own)                 the VPC's namespace
+    lvx<vni> - lvb<vni> - vo-<subnet> ================= vi-<subnet> - br-<subnet> - tap
+
+The caller holds a lock per VPC; calls for different VPCs may come from several threads at once. The underlay side is
+shared and has a lock of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Sequence
+
+from lvagent.config import Settings
+from lvagent.host import bridge_netfilter
+from lvagent.host.fabric import FabricSide
+from lvagent.host.links import Link
+from lvagent.host.netspace import Netspace, translated
+from lvagent.host.removal import InVpc, Removal, by_vpc, of
+from lvagent.host.vpc import BROKEN, Observed, VpcSide, wanted_elements
+from lvagent.host.vpcs import VpcSides
+from lvagent.plan.resources import (
+    Bridge,
+    Fabric,
+    Netns,
+    Plug,
+    PortFilter,
+    Resource,
+    Ruleset,
+    Subnet,
+    Veth,
+    Vxlan,
+)
+from lvagent.spec import names
+
+
+class Network:
+    """Namespaces, links, filters and the place of taps.
+
+    :param settings: ``fabric`` and ``paths`` are looked at. Nothing is touched yet.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._guard = threading.Lock()
+        self._root: Netspace | None = None
+        self._vpcs = VpcSides(settings.paths.netns)
+        self._fabric = FabricSide(settings, self._here)
+
+    def _here(self) -> Netspace:
+        """The namespace in which the agent runs, and libvirt makes taps."""
+        with self._guard:
+            if self._root is None:
+                self._root = Netspace("")
+            return self._root
+
+    def vpcs(self) -> frozenset[str]:
+        """The VPCs that have a namespace; also one that a crash left half made."""
+        return self._vpcs.names()
+
+    def taps(self, vpc: str) -> frozenset[str]:
+        """The taps of ours in a VPC's namespace; none if there is no such namespace."""
+        side = self._vpcs.find(vpc)
+        with translated(vpc, "read"):
+            return frozenset(side.taps()) if side is not None else frozenset()
+
+    def observe(self, vpc: str) -> frozenset[Resource]:
+        """What there is of a VPC, and the underlay side if there is one.
+
+        What is there and not as it should be is told with a value that nobody wants (an MTU of 0, an empty digest or
+        MAC), so that it is made anew or removed.
+
+        :raise HostError: it could not be read.
+        """
+        with translated(vpc, "read"):
+            fabric = self._fabric.observe()
+            found: set[Resource] = set() if fabric is None else {fabric}
+            side = self._vpcs.find(vpc)
+            if side is None:
+                return frozenset(found | self._half_made(vpc))
+            seen = side.observe()
+            ruleset = seen.ruleset()
+            found |= {Netns(vpc)} | (set() if ruleset is None else {ruleset})
+            return frozenset(found | seen.subnets() | seen.ports() | seen.plugs() | self._outside(vpc, seen))
+
+    def _half_made(self, vpc: str) -> set[Resource]:
+        """A name without a namespace, left by a crash: it is told, so that it can be removed."""
+        return {Netns(vpc), Ruleset(vpc, "")} if os.path.lexists(self._vpcs.path(vpc)) else set()
+
+    def _outside(self, vpc: str, seen: Observed) -> set[Resource]:
+        """The veths of a VPC, and the segments on which they hang."""
+        inner = seen.inner_ends()
+        ends, masters, devices = self._fabric.neighbours(map(names.veth_outer, inner))
+        found: set[Resource] = set()
+        for subnet, end in inner.items():
+            outer = ends.get(names.veth_outer(subnet))
+            master = masters.get(outer.master) if outer else None
+            sound = master is not None and _alike(end, outer) and seen.attached(subnet)
+            found.add(Veth(vpc, subnet, _vni(master), end.mtu if sound else BROKEN))
+        for master in masters.values():
+            found |= _segment(master, devices.get(names.vxlan(_vni(master))))
+        return found
+
+    def ensure(self, resources: Sequence[Resource]) -> None:
+        """Make these resources as they say, whatever is there: filters before links, links before taps.
+
+        :raise HostError: the first that could not be made; what was made before it stays.
+        """
+        if of(Fabric, resources):
+            self._fabric.ensure()
+        mine = by_vpc(resources)
+        for vpc, parts in mine.items():
+            self._ensure_base(vpc, parts)
+        self._fabric.ensure_segments(of(Bridge, resources), of(Vxlan, resources))
+        for vpc, parts in mine.items():
+            self._ensure_links(self._vpcs.needed(vpc), of(Subnet, parts), of(Veth, parts))
+        for plug in of(Plug, resources):
+            side = self._vpcs.needed(plug.vpc)
+            side.plug(plug, side.bound_mac(plug.tap), self._here())
+
+    def _ensure_base(self, vpc: str, parts: Sequence[InVpc]) -> None:
+        """Namespace and filter. A Ruleset that comes alone also puts right the namespace around it."""
+        base = bool(of(Ruleset, parts))
+        if base or of(Netns, parts):
+            bridge_netfilter.load()
+            side = self._vpcs.create(vpc)
+        else:
+            side = self._vpcs.needed(vpc)
+        wanted = wanted_elements(of(Subnet, parts), of(PortFilter, parts))
+        with translated(vpc, "filter"):
+            if base:
+                side.filter.ensure_base(wanted)
+            elif wanted:
+                side.filter.put(wanted)
+
+    def _ensure_links(self, side: VpcSide, subnets: Sequence[Subnet], veths: Sequence[Veth]) -> None:
+        if not subnets and not veths:
+            return
+        if veths:
+            self._separate(side, [one.subnet for one in veths])
+        side.ensure_links(subnets, veths, self._fabric.needed() if veths else None)
+        if veths:
+            self._fabric.attach(veths)
+
+    def _separate(self, side: VpcSide, subnets: Sequence[str]) -> None:
+        """Take away ends of veths that do not belong together, so that whole ones can be made."""
+        with translated(", ".join(subnets), "look at the veth of"):
+            self._fabric.needed()
+            inner = side.space.find(map(names.veth_inner, subnets))
+            outer, _, _ = self._fabric.neighbours(map(names.veth_outer, subnets))
+        apart = [
+            subnet
+            for subnet in subnets
+            if not _paired(inner.get(names.veth_inner(subnet)), outer.get(names.veth_outer(subnet)))
+        ]
+        side.remove_links([name for name in map(names.veth_inner, apart) if name in inner])
+        self._fabric.clear(apart)
+
+    def plug(self, filter: PortFilter, plug: Plug) -> None:  # noqa: A002
+        """Bind a port and put its tap into its place: the filter first, then the tap, then up.
+
+        :raise HostError: there is no such tap, or its place is not there.
+        """
+        side = self._vpcs.needed(plug.vpc)
+        with translated(plug.tap, "filter"):
+            side.filter.put(wanted_elements([], [filter]))
+        side.plug(plug, filter.mac, self._here())
+
+    def remove(self, resources: Sequence[Resource]) -> None:
+        """Make sure that these resources are not there. Goes on after an error.
+
+        A namespace, a filter, a subnet or its veth with a tap in it stays: a running VM would lose its network. The
+        underlay side stays as long as a subnet of some VPC hangs on it.
+
+        :raise HostError: all that could not be removed.
+        """
+        Removal(self._vpcs, self._fabric, resources).run()
+
+    def listen_sockets(self, vpc: str, port: int = 80) -> list[socket.socket]:
+        """Sockets that listen for the metadata service inside a VPC, on its IPv4 and its IPv6 address.
+
+        :param port: TCP port.
+        :raise HostError: there is no such namespace, or it has not got the addresses.
+        """
+        with translated(vpc, "listen in"):
+            return self._vpcs.needed(vpc).space.inside(lambda: _listen(port))
+
+    def close(self) -> None:
+        """Let go of all namespaces; they stay as they are."""
+        self._vpcs.close()
+        self._fabric.close()
+        with self._guard:
+            root, self._root = self._root, None
+        if root is not None:
+            root.close()
+
+
+def _listen(port: int) -> list[socket.socket]:
+    made: list[socket.socket] = []
+    try:
+        for family, address in ((socket.AF_INET, names.METADATA_V4), (socket.AF_INET6, names.METADATA_V6)):
+            made.append(socket.create_server((address, port), family=family, backlog=128))
+    except OSError:
+        for one in made:
+            one.close()
+        raise
+    return made
+
+
+def _paired(inner: Link | None, outer: Link | None) -> bool:
+    """Whether two links are the two ends of one veth."""
+    if inner is None or outer is None:
+        return False
+    return (inner.peer, outer.peer) == (outer.index, inner.index)
+
+
+def _alike(inner: Link, outer: Link | None) -> bool:
+    return outer is not None and _paired(inner, outer) and outer.up and inner.mtu == outer.mtu
+
+
+def _vni(bridge: Link | None) -> int:
+    """The VNI of a bridge on the underlay side (0: it is none of ours)."""
+    number = bridge.name.removeprefix("lvb") if bridge else ""
+    return int(number) if number.isascii() and number.isdecimal() else 0
+
+
+def _segment(bridge: Link, device: Link | None) -> set[Resource]:
+    """A bridge of a VNI and its VXLAN device, as they are."""
+    vni = _vni(bridge)
+    found: set[Resource] = {Bridge(vni, bridge.mtu if bridge.up else BROKEN)}
+    if device is not None:
+        number, local, port = device.vxlan
+        sound = device.up and device.master == bridge.index and number == vni
+        found.add(Vxlan(vni, device.mtu if sound else BROKEN, local, port))
+    return found

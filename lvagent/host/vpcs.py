@@ -1,0 +1,98 @@
+"""The VPCs' namespaces that are open, each known by its inode.
+
+A name says little: it may have been removed and given to a namespace made anew, while the old one lives on as long as
+something holds it. What is open is used only while the name still stands for it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from lvagent.errors import HostError
+from lvagent.host import netns
+from lvagent.host.netspace import Netspace, translated
+from lvagent.host.vpc import VpcSide
+from lvagent.spec import names
+
+
+class VpcSides:
+    """The VPCs of this host.
+
+    :param folder: where the names of namespaces are.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._guard = threading.Lock()
+        self._open: dict[str, VpcSide] = {}
+
+    def path(self, vpc: str) -> str:
+        """The name of a VPC's namespace.
+
+        :raise HostError: that is no name of a VPC.
+        """
+        if not names.VPC_NAME.match(vpc):
+            raise HostError(vpc, "use", "it is not the name of a VPC")
+        return f"{self._folder}/{vpc}"
+
+    def names(self) -> frozenset[str]:
+        """The VPCs that have a name in the folder; also one that a crash left half made."""
+        try:
+            found = os.listdir(self._folder)
+        except FileNotFoundError:
+            return frozenset()
+        return frozenset(name for name in found if names.VPC_NAME.match(name))
+
+    def find(self, vpc: str) -> VpcSide | None:
+        """A VPC's namespace, opened; None if there is none."""
+        path = self.path(vpc)
+        inode = netns.inode(path) if netns.exists(path) else None
+        with self._guard:
+            side = self._open.get(vpc)
+            if side is not None and side.space.inode == inode:
+                return side
+            self._open.pop(vpc, None)
+        if side is not None:
+            side.close()
+        return None if inode is None else self._enter(vpc, path)
+
+    def _enter(self, vpc: str, path: str) -> VpcSide:
+        with translated(vpc, "enter"):
+            side = VpcSide(vpc, Netspace(path))
+        with self._guard:
+            return self._open.setdefault(vpc, side)
+
+    def needed(self, vpc: str) -> VpcSide:
+        """A VPC's namespace, opened.
+
+        :raise HostError: there is none.
+        """
+        side = self.find(vpc)
+        if side is None:
+            raise HostError(vpc, "use", "there is no such namespace")
+        return side
+
+    def create(self, vpc: str) -> VpcSide:
+        """Make a VPC's namespace if there is none, with its sysctls and ``lo``."""
+        with translated(vpc, "make the namespace of"):
+            netns.create(self.path(vpc))
+        side = self.needed(vpc)
+        side.ensure_base()
+        return side
+
+    def remove(self, vpc: str) -> None:
+        """Make sure that a VPC has no namespace. The kernel ends what is in it a moment later."""
+        with self._guard:
+            side = self._open.pop(vpc, None)
+        if side is not None:
+            side.close()
+        with translated(vpc, "remove"):
+            netns.delete(self.path(vpc))
+
+    def close(self) -> None:
+        """Let go of all; they stay as they are."""
+        with self._guard:
+            sides, self._open = list(self._open.values()), {}
+        for side in sides:
+            side.close()

@@ -1,0 +1,224 @@
+"""The composition root: the only place that knows all parts.
+
+Order matters. The hook's socket is served first, for libvirtd may be starting its autostart domains right now; then
+the API, which answers 503 until the first sweep is done; then libvirt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import queue
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from lvagent.agent.core import Agent, Parts
+from lvagent.agent.index import Index
+from lvagent.agent.networks import Networks
+from lvagent.agent.policy import domain_options, locks_folder, policy
+from lvagent.api.app import create_app
+from lvagent.api.hooks import HookServer
+from lvagent.api.server import ApiServer
+from lvagent.config import Settings
+from lvagent.errors import HostError
+from lvagent.host import files, host
+from lvagent.host.dnsmasq import DhcpServer
+from lvagent.host.imds import MetadataService
+from lvagent.host.libvirt import Hypervisor
+from lvagent.host.network import Network
+from lvagent.host.volumes import VolumeStore
+from lvagent.observe.events import LibvirtEvents, run_event_loop
+from lvagent.render import hook as hook_texts
+
+log = logging.getLogger(__name__)
+
+OPEN_FILES = 65_536
+"""Descriptors: some four for each VPC, and one for each request."""
+
+
+def build(settings: Settings) -> Agent:
+    """An agent of all its real parts; nothing is touched yet."""
+    index = Index()
+    networks = Networks(
+        index,
+        Network(settings),
+        DhcpServer(settings),
+        MetadataService(settings),
+        policy(settings),
+        locks_folder(settings),
+    )
+    return Agent(
+        Parts(
+            index=index,
+            domains=Hypervisor(settings.libvirt.uri),
+            volumes=VolumeStore(settings),
+            networks=networks,
+            options=domain_options(settings),
+            boot_id=host.boot_id(),
+        )
+    )
+
+
+def serve(settings: Settings) -> int:
+    """Run the agent in the foreground until SIGTERM or SIGINT. VMs and VPCs outlive it.
+
+    :return: the exit code.
+    """
+    logging.basicConfig(
+        level=os.environ.get("LVAGENT_LOG", "INFO").upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    _folders(settings)
+    with _alone(settings):
+        _raise_limits()
+        stopped = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: stopped.set())
+        run_event_loop()
+        with _serving(build(settings), settings) as names:
+            log.info("serving on %s", settings.api_socket)
+            stopped.wait()
+            log.info("stopping; VMs go on running")
+            names.put(STOP)
+    return 0
+
+
+STOP = "."
+
+
+@contextlib.contextmanager
+def _serving(agent: Agent, settings: Settings) -> Iterator[queue.SimpleQueue[str]]:
+    names: queue.SimpleQueue[str] = queue.SimpleQueue()
+    hooks = HookServer(Path(settings.hook_socket), agent.plugger)
+    api = ApiServer(create_app(agent, settings), settings)
+    events = LibvirtEvents(settings.libvirt.uri, names)
+    worker = threading.Thread(target=_watch, args=(agent, names, settings.sweep.interval), name="sweep")
+    hooks.start()
+    try:
+        api.start()
+        worker.start()
+        events.start()
+        yield names
+    finally:
+        names.put(STOP)
+        events.stop()
+        api.stop()
+        hooks.stop()
+        if worker.is_alive():
+            worker.join()
+        agent.close()
+
+
+def _watch(agent: Agent, names: queue.SimpleQueue[str], interval: float) -> None:
+    """Sweep at once, at intervals, and look at each VM whose name comes from the queue."""
+    due = 0.0
+    while True:
+        if time.monotonic() >= due:
+            due = time.monotonic() + (interval if agent.sweep() else min(interval, 1.0))
+        try:
+            name = names.get(timeout=max(0.0, due - time.monotonic()))
+        except queue.Empty:
+            continue
+        if name == STOP:
+            return
+        if name:
+            agent.observe(name)
+        else:
+            due = 0.0
+
+
+def _folders(settings: Settings) -> None:
+    """Make the folders that are not there. The run folder is root's; its sockets have modes of their own."""
+    paths = settings.paths
+    for folder, mode in (
+        (paths.run, 0o755),
+        (paths.state, 0o700),
+        (paths.vpcs, 0o700),
+        (paths.images, 0o755),
+        *((folder, 0o711) for folder in settings.volumes.folders),
+    ):
+        try:
+            Path(folder).mkdir(mode=mode, parents=True, exist_ok=True)
+        except OSError as error:
+            raise HostError(folder, "make", error.strerror or str(error)) from error
+
+
+@contextlib.contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Hold the lock that lets one agent run on a host.
+
+    :raise HostError: another one runs.
+    """
+    path = Path(settings.paths.run) / "agent.lock"
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HostError("the agent", "start", "another one runs on this host") from None
+        yield
+
+
+def _raise_limits() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(hard, OPEN_FILES)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (ValueError, OSError):  # not allowed to raise the hard limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+# the hook
+
+HOOK_NAME = "lvagent"
+MARK = "lvagent"
+
+
+def hook_path(settings: Settings) -> Path:
+    """Where libvirt looks for the hook."""
+    return Path(settings.paths.hooks) / "qemu.d" / HOOK_NAME
+
+
+def hook_text(settings: Settings) -> str:
+    """The hook for this installation: it finds this very code when it has to work alone."""
+    places = [place for place in sys.path if place and Path(place).is_dir()]
+    tree = str(Path(__file__).parent.parent)
+    bootstrap = f"import sys; sys.path[:0] = {[tree, *places]!r}; from lvagent.hook import main; main()"
+    return hook_texts.hook_script(settings.hook_socket, "/usr/bin/python3", bootstrap, 10.0)
+
+
+def install_hook(settings: Settings) -> bool:
+    """Write the hook, as a real file, if it is not there as it should be.
+
+    :return: whether it was written; libvirt finds a new hook only when it starts or reloads.
+    :raise HostError: something of that name is not ours.
+    """
+    path, text = hook_path(settings), hook_text(settings)
+    try:
+        if path.exists():
+            there = path.read_text()
+            if there == text and not path.is_symlink():
+                return False
+            if MARK not in there:
+                raise HostError(str(path), "write", "a hook of that name is there that is not of lvagent")
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        files.write(path, text, mode=0o755)
+    except OSError as error:
+        raise HostError(str(path), "write", error.strerror or str(error)) from error
+    return True
+
+
+def remove_hook(settings: Settings) -> bool:
+    """Take the hook away if it is ours; whether it was there."""
+    path = hook_path(settings)
+    if not path.exists() or MARK not in path.read_text():
+        return False
+    files.remove(path)
+    return True

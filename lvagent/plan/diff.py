@@ -1,0 +1,96 @@
+"""Wanted minus actual.
+
+Two resources are the same thing in another shape when their identities are equal: then it is a change, made by
+ensuring the new shape, and nothing is removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lvagent.plan.resources import (
+    Bridge,
+    Dhcp,
+    Fabric,
+    Metadata,
+    Netns,
+    Plug,
+    PortFilter,
+    Resource,
+    Ruleset,
+    Subnet,
+    Veth,
+    Vxlan,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What to apply: first ``remove`` (highest layer first), then ``ensure`` (lowest layer first)."""
+
+    remove: tuple[Resource, ...]
+    ensure: tuple[Resource, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.remove or self.ensure)
+
+
+def identity(resource: Resource) -> tuple[str, ...]:
+    """What makes it this thing and no other, whatever its shape."""
+    kind = type(resource).__name__
+    match resource:
+        case Fabric(netns=name):
+            return (kind, name)
+        case Netns(vpc=vpc) | Ruleset(vpc=vpc) | Dhcp(vpc=vpc) | Metadata(vpc=vpc):
+            return (kind, vpc)
+        case Bridge(vni=vni) | Vxlan(vni=vni):
+            return (kind, str(vni))
+        case Subnet(vpc=vpc, name=name) | Veth(vpc=vpc, subnet=name):
+            return (kind, vpc, name)
+        case PortFilter(vpc=vpc, tap=tap) | Plug(vpc=vpc, tap=tap):
+            return (kind, vpc, tap)
+
+
+def subtract(wanted: Iterable[Resource], actual: Iterable[Resource]) -> Steps:
+    """The steps from actual to wanted.
+
+    A tap's place (Plug) is never removed: the tap is libvirt's and goes with qemu. The Fabric is shared by all VPCs
+    and has a removal of its own.
+    """
+    wish, there = set(wanted), set(actual)
+    kept = {identity(resource) for resource in wish}
+    gone = [
+        resource for resource in there if identity(resource) not in kept and not isinstance(resource, Plug | Fabric)
+    ]
+    return Steps(
+        remove=tuple(sorted(gone, key=lambda resource: (-resource.layer, identity(resource)))),
+        ensure=tuple(sorted(wish - there, key=lambda resource: (resource.layer, identity(resource)))),
+    )
+
+
+def describe(resource: Resource) -> str:
+    """One resource as a short line for people."""
+    match resource:
+        case Fabric(netns=name):
+            return f"underlay side in {'namespace ' + name if name else 'the root namespace'}"
+        case Netns(vpc=vpc):
+            return f"namespace {vpc}"
+        case Ruleset(vpc=vpc):
+            return f"filter of {vpc}"
+        case Bridge(vni=vni, mtu=mtu):
+            return f"bridge of VNI {vni}, MTU {mtu}"
+        case Vxlan(vni=vni, local=local):
+            return f"VXLAN {vni} from {local or 'any address'}"
+        case Subnet(vpc=vpc, name=name, gateway_v4=v4, gateway_v6=v6):
+            return f"subnet {name} in {vpc}, gateway {', '.join(str(g) for g in (v4, v6) if g)}"
+        case Veth(vpc=vpc, subnet=name, vni=vni):
+            return f"veth of {name} in {vpc} to VNI {vni}"
+        case PortFilter(tap=tap, mac=mac):
+            return f"filter of port {tap}, {mac}"
+        case Dhcp(vpc=vpc, hosts=hosts):
+            return f"dnsmasq of {vpc}, {len(hosts)} reservations"
+        case Metadata(vpc=vpc, guests=guests):
+            return f"metadata of {vpc}, {len(guests)} addresses"
+        case Plug(tap=tap, vpc=vpc, subnet=name):
+            return f"tap {tap} in {vpc} on {name}"

@@ -1,0 +1,1 @@
+"""A libvirt host of our own, made of namespaces on this machine."""

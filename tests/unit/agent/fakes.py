@@ -1,0 +1,332 @@
+"""A host in memory: small, complete, and able to fail at any step.
+
+``Breaker`` counts the calls that change something and raises at the one it is told to; ``FakeHost.state()`` is all that
+exists, as one value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lxml import etree
+
+from lvagent.agent.core import Agent, Parts
+from lvagent.agent.index import Index
+from lvagent.agent.networks import Networks
+from lvagent.errors import HostError, NotFound
+from lvagent.host.libvirt import DomainRecord, DomainState
+from lvagent.plan import diff
+from lvagent.plan.resources import Bridge, Dhcp, Fabric, Metadata, Netns, Plug, PortFilter, Resource, Vxlan
+from lvagent.plan.wanted import Policy
+from lvagent.render.domain import DomainOptions
+from lvagent.render.element import find_element
+from lvagent.spec.status import ImageView, State
+from lvagent.spec.vm import Volume
+
+
+@dataclass
+class Breaker:
+    """Raises at the call number ``at`` (from 1), for ever after if ``lasting``; -1: never."""
+
+    at: int = -1
+    lasting: bool = False
+    calls: int = 0
+    names: list[str] = field(default_factory=list)
+
+    def arm(self, at: int, *, lasting: bool = False) -> None:
+        """Fail at this step from now on; -1: at none."""
+        self.at, self.lasting, self.calls, self.names = at, lasting, 0, []
+
+    def step(self, name: str) -> None:
+        self.calls += 1
+        self.names.append(name)
+        if self.calls == self.at or (self.lasting and -1 < self.at <= self.calls):
+            raise HostError(name, "do", "told to fail")
+
+
+OFF = DomainState(State.STOPPED, "", active=False)
+ON = DomainState(State.RUNNING, "booted", active=True)
+
+
+@dataclass
+class _Domain:
+    config: str
+    live: str | None = None
+    state: DomainState = OFF
+
+
+class FakeDomains:
+    """libvirt's part. ``hook`` is called while a domain starts, as libvirt calls the real one."""
+
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+        self.found: dict[str, _Domain] = {}
+        self.kept: dict[str, bytes] = {}
+        self.hook: Callable[[str, str], None] = lambda _vm, _xml: None
+
+    def _get(self, vm: str) -> _Domain:
+        if vm not in self.found:
+            raise NotFound("vm", vm)
+        return self.found[vm]
+
+    def ping(self) -> None:
+        self._breaker.step("ping")
+
+    def records(self) -> tuple[DomainRecord, ...]:
+        return tuple(record for vm in sorted(self.found) if (record := self.record(vm)))
+
+    def record(self, vm: str) -> DomainRecord | None:
+        one = self.found.get(vm)
+        return None if one is None else DomainRecord(vm, one.state, one.config, one.live, True)
+
+    def state(self, vm: str) -> DomainState:
+        return self._get(vm).state
+
+    def xml(self, vm: str) -> str:
+        one = self._get(vm)
+        return one.live or one.config
+
+    def define(self, vm: str, xml: str) -> None:
+        self._breaker.step("define")
+        if vm in self.found:
+            self.found[vm].config = xml
+        else:
+            self.found[vm] = _Domain(xml)
+
+    def undefine(self, vm: str) -> None:
+        self._breaker.step("undefine")
+        self.found.pop(vm, None)
+
+    def set_element(self, vm: str, element: str, *, config: bool, live: bool) -> None:
+        self._breaker.step("set_element")
+        one = self._get(vm)
+        if config:
+            one.config = _swap(one.config, element)
+        if live and one.live is not None:
+            one.live = _swap(one.live, element)
+
+    def start(self, vm: str) -> None:
+        self._breaker.step("start")
+        one = self._get(vm)
+        if not one.state.active:
+            self.hook(vm, one.config)
+            one.live, one.state = one.config, ON
+
+    def destroy(self, vm: str) -> None:
+        self._breaker.step("destroy")
+        if vm in self.found:
+            self.found[vm].live, self.found[vm].state = None, OFF
+
+    def shutdown(self, vm: str) -> None:
+        self.destroy(vm)
+
+    def reboot(self, vm: str) -> None:
+        self._breaker.step("reboot")
+
+    def reset(self, vm: str) -> None:
+        self._breaker.step("reset")
+
+    def suspend(self, vm: str) -> None:
+        self._breaker.step("suspend")
+        self._get(vm).state = DomainState(State.PAUSED, "paused by user", active=True)
+
+    def resume(self, vm: str) -> None:
+        self._breaker.step("resume")
+        self._get(vm).state = ON
+
+    def set_secret(self, vm: str, value: bytes) -> None:
+        self._breaker.step("set_secret")
+        self.kept[vm] = value
+
+    def secret(self, vm: str) -> bytes | None:
+        return self.kept.get(vm)
+
+    def drop_secret(self, vm: str) -> None:
+        self._breaker.step("drop_secret")
+        self.kept.pop(vm, None)
+
+    def secrets(self) -> frozenset[str]:
+        return frozenset(self.kept)
+
+    def close(self) -> None:
+        self.found = dict(self.found)
+
+
+def _swap(xml: str, element: str) -> str:
+    old = find_element(xml)
+    assert old is not None
+    head, tail = xml.split("<metadata>")[0], xml.split("</metadata>")[1]
+    return f"{head}<metadata>{element}</metadata>{tail}"
+
+
+def _canonical(xml: str) -> bytes:
+    """The same XML in one form, as libvirt would write it."""
+    if not xml:
+        return b""
+    tree = etree.fromstring(xml, etree.XMLParser(remove_blank_text=True))
+    return etree.tostring(tree, method="c14n")
+
+
+class FakeVolumes:
+    """The volume folders: a set of paths."""
+
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+        self.paths: set[str] = set()
+
+    def check(self, volumes: Sequence[Volume]) -> tuple[str, ...]:
+        return tuple(volume.path for volume in volumes if volume.path not in self.paths)
+
+    def make(self, vm: str, volume: Volume) -> None:
+        self._breaker.step("make volume")
+        self.paths.add(volume.path)
+
+    def remove(self, vm: str, paths: Sequence[str]) -> None:
+        self._breaker.step("remove volumes")
+        self.paths -= set(paths)
+
+    def images(self) -> tuple[ImageView, ...]:
+        return ()
+
+
+class FakeWires:
+    """Namespaces, links, filters: a set of resources."""
+
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+        self.there: set[Resource] = set()
+
+    def observe(self, vpc: str) -> frozenset[Resource]:
+        return frozenset(one for one in self.there if getattr(one, "vpc", vpc) == vpc and self._of(one, vpc))
+
+    def _of(self, one: Resource, vpc: str) -> bool:
+        if hasattr(one, "vpc") or isinstance(one, Fabric):
+            return True
+        vnis = {getattr(other, "vni", None) for other in self.there if getattr(other, "vpc", None) == vpc}
+        return getattr(one, "vni", None) in vnis
+
+    def vpcs(self) -> frozenset[str]:
+        return frozenset(one.vpc for one in self.there if isinstance(one, Netns))
+
+    def fabric(self) -> frozenset[Resource]:
+        return frozenset(one for one in self.there if isinstance(one, Fabric | Bridge | Vxlan))
+
+    def taps(self, vpc: str) -> frozenset[str]:
+        return frozenset(one.tap for one in self.there if isinstance(one, Plug) and one.vpc == vpc)
+
+    def ensure(self, resources: Sequence[Resource]) -> None:
+        for one in resources:
+            self._breaker.step(f"ensure {type(one).__name__}")
+            self.there = {other for other in self.there if diff.identity(other) != diff.identity(one)} | {one}
+
+    def remove(self, resources: Sequence[Resource]) -> None:
+        for one in resources:
+            self._breaker.step(f"remove {type(one).__name__}")
+            self.there.discard(one)
+
+    def plug(self, filter: PortFilter, plug: Plug) -> None:  # noqa: A002
+        self._breaker.step("plug")
+        self.there |= {filter, plug}
+
+    def unplug(self, vm: str) -> None:
+        """What the kernel does when qemu ends."""
+        self.there = {one for one in self.there if not (isinstance(one, Plug) and one.tap.startswith(f"t{vm[2:]}"))}
+
+    def close(self) -> None:
+        self.there = set(self.there)
+
+
+class FakeDhcp:
+    """The dnsmasqs."""
+
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+        self.served: dict[str, Dhcp] = {}
+        self.forgotten: list[tuple[str, str]] = []
+
+    def observe(self, vpc: str) -> Dhcp | None:
+        return self.served.get(vpc)
+
+    def ensure(self, wanted: Dhcp) -> None:
+        self._breaker.step("ensure Dhcp")
+        self.served[wanted.vpc] = wanted
+
+    def forget(self, vpc: str, vm: str) -> None:
+        self.forgotten.append((vpc, vm))
+
+    def remove(self, vpc: str) -> None:
+        self._breaker.step("remove Dhcp")
+        self.served.pop(vpc, None)
+
+    def vpcs(self) -> frozenset[str]:
+        return frozenset(self.served)
+
+
+class FakeMetadata:
+    """The metadata service."""
+
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+        self.served: dict[str, Metadata] = {}
+
+    def digest(self, wanted: Metadata) -> str:
+        return repr(wanted)
+
+    def observe(self, vpc: str) -> str | None:
+        return repr(self.served[vpc]) if vpc in self.served else None
+
+    def ensure(self, wanted: Metadata) -> None:
+        self._breaker.step("ensure Metadata")
+        self.served[wanted.vpc] = wanted
+
+    def remove(self, vpc: str) -> None:
+        self._breaker.step("remove Metadata")
+        self.served.pop(vpc, None)
+
+    def vpcs(self) -> dict[str, int]:
+        return dict.fromkeys(self.served, 1)
+
+
+POLICY = Policy(
+    fabric="lvfabric", underlay_mtu=1500, local="192.0.2.10", port=4789, domain="vpc.internal", forwarders=(),
+    ruleset="r1",
+)  # fmt: skip
+
+
+class FakeHost:
+    """All the parts, and agents on them; a new agent is what a restart brings."""
+
+    def __init__(self, locks: Path) -> None:
+        self.breaker = Breaker()
+        self.domains = FakeDomains(self.breaker)
+        self.volumes = FakeVolumes(self.breaker)
+        self.wires = FakeWires(self.breaker)
+        self.dhcp = FakeDhcp(self.breaker)
+        self.metadata = FakeMetadata(self.breaker)
+        self._locks = locks
+
+    def agent(self, *, boot_id: str = "boot-1", sweep: bool = True) -> Agent:
+        index = Index()
+        networks = Networks(index, self.wires, self.dhcp, self.metadata, POLICY, self._locks)
+        options = DomainOptions(accel="qemu", emulator="/usr/bin/qemu-system-x86_64")
+        made = Agent(Parts(index, self.domains, self.volumes, networks, options, boot_id))
+        self.domains.hook = lambda vm, xml: made.plugger.start(vm, xml, lambda: True)
+        if sweep:
+            assert made.sweep()
+        return made
+
+    def state(self) -> dict[str, object]:
+        """All that exists, but for taps (they go with qemu)."""
+        return {
+            "domains": {
+                vm: (_canonical(one.config), _canonical(one.live or ""), one.state)
+                for vm, one in sorted(self.domains.found.items())
+            },
+            "secrets": dict(self.domains.kept),
+            "volumes": set(self.volumes.paths),
+            "wires": {one for one in self.wires.there if not isinstance(one, Plug)},
+            "dhcp": dict(self.dhcp.served),
+            "metadata": dict(self.metadata.served),
+        }
