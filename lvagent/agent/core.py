@@ -203,6 +203,10 @@ class Agent:
                 self._trouble = str(error)
                 log.warning("sweep: %s", error)
                 return False
+            except Exception:
+                log.exception("sweep")
+                self._trouble = "the sweep failed, see the log"
+                return False
             self._swept.set()
             return True
 

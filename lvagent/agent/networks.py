@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 class Wires(Protocol):
     """Namespaces, links, filters (``host.network.Network``)."""
 
+    def prepare(self) -> None: ...
     def observe(self, vpc: str) -> frozenset[Resource]: ...
     def vpcs(self) -> frozenset[str]: ...
     def fabric(self) -> frozenset[Resource]: ...
@@ -47,6 +48,7 @@ class Dhcps(Protocol):
 class Metadatas(Protocol):
     """The metadata service (``host.imds.MetadataService``)."""
 
+    def ready(self) -> None: ...
     def observe(self, vpc: str) -> str | None: ...
     def ensure(self, wanted: Metadata) -> None: ...
     def remove(self, vpc: str) -> None: ...
@@ -66,6 +68,11 @@ class Networks:
         self._metadata = metadata
         self.policy = policy
         self.locks = VpcLocks(locks)
+
+    def prepare(self) -> None:
+        """Have ready what the first VPC would else have to wait for."""
+        self._wires.prepare()
+        self._metadata.ready()
 
     def known(self) -> frozenset[str]:
         """Every VPC that is wanted, or of which something is there."""

@@ -51,6 +51,7 @@ class Recovery:
 
         :raise Unavailable: libvirt could not be read; nothing was removed.
         """
+        self._networks.prepare()
         known = {entry.spec.id for entry in self._index.all()}
         try:
             records = {record.vm: record for record in self._domains.records()}

@@ -108,8 +108,9 @@ class Vms:
             self._lay(entry, trace, undo)
             self._start(entry, trace, undo)
             with trace.phase("commit"):
-                self._commit(spec.id, trace)
+                self._commit(spec.id)
             undo.forget()
+        self._index.update(spec.id, lambda now: dataclasses.replace(now, timings=trace.phases))
 
     def _forget(self, spec: VmConfig) -> None:
         self._index.drop(spec.id)
@@ -172,20 +173,14 @@ class Vms:
 
     def keep(self, entry: Entry) -> None:
         """Set the mark (again) on a VM that runs: it was made, or started, by an agent that did not see it through."""
-        self._commit(entry.spec.id, Trace())
+        self._commit(entry.spec.id)
 
-    def _commit(self, vm: str, trace: Trace) -> None:
+    def _commit(self, vm: str) -> None:
         """Set the mark: from here on the VM is there, whatever happens."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
         def change(entry: Entry) -> Entry:
-            return dataclasses.replace(
-                entry,
-                created=entry.created or now,
-                phase=Phase.LIVE,
-                applied=entry.spec,
-                timings=trace.phases or entry.timings,
-            )
+            return dataclasses.replace(entry, created=entry.created or now, phase=Phase.LIVE, applied=entry.spec)
 
         entry = self._index.get(vm)
         if entry is not None:

@@ -96,6 +96,15 @@ class FabricSide:
         guarded = space is not None and nft.table_comment(space.netfilter) == base_digest(self._template)
         return Fabric(self._name) if guarded else None
 
+    def links(self) -> dict[str, Link]:
+        """Our links on the underlay side, by name."""
+        space = self.space()
+        return {} if space is None else {name: link for name, link in space.links().items() if self._is_ours(link)}
+
+    def present(self) -> Fabric | None:
+        """The underlay side if there is anything of it, sound or not."""
+        return Fabric(self._name) if os.path.lexists(self._path) else self.observe()
+
     def ensure(self) -> None:
         """Make the namespace, its sysctls and its guard."""
         bridge_netfilter.load()

@@ -102,16 +102,21 @@ class MetadataService:
             except ConnectionError:  # it ended in the middle; a new one is told all again
                 self._converge(wanted)
 
+    def ready(self) -> None:
+        """Start the service if it is not there, so that the first VPC need not wait for it.
+
+        :raise HostError: no such user, or it cannot start or does not answer.
+        """
+        with self._guard, self._errors(MODULE, "start"), self._talk(self._connect() or self._start()) as control:
+            control.ask({"op": "ping"})
+
     def remove(self, vpc: str) -> None:
         """Make sure that nothing is served in the VPC, and that no socket of the service holds a namespace of it.
 
         :raise HostError: the service is there and does not answer.
         """
         with self._guard, self._errors(vpc, "end metadata in"):
-            connected = self._connect()
-            if connected:
-                with self._talk(connected) as control:
-                    control.ask({"op": "detach", "vpc": vpc})
+            self._ask({"op": "detach", "vpc": vpc})
 
     def stop(self) -> None:
         """End the service. It is told by its own answer which process it is, and by its arguments that it is ours.
@@ -119,20 +124,21 @@ class MetadataService:
         :raise HostError: it survives, or does not answer.
         """
         with self._guard, self._errors(MODULE, "end"):
-            connected = self._connect()
-            if connected:
-                with self._talk(connected) as control:
-                    pid = wire.number(control.ask({"op": "ping"}), "pid")
-                daemons.end(pid, self._identity())
+            service = self._ask({"op": "ping"})
+            if service:
+                self._end(wire.number(service, "pid"))
             remove_file(self._socket)
 
     def _ask(self, message: wire.Json) -> wire.Json:
-        """The answer of the service; an empty one when it is not there."""
-        connected = self._connect()
-        if connected is None:
+        """The answer of the service; an empty one when it is not there, or ends at this moment."""
+        try:
+            connected = self._connect()
+            if connected is None:
+                return {}
+            with self._talk(connected) as control:
+                return control.ask(message)
+        except ConnectionError:
             return {}
-        with self._talk(connected) as control:
-            return control.ask(message)
 
     def _namespace(self, vpc: str) -> str:
         return f"{self._settings.paths.netns}/{vpc}"
@@ -143,7 +149,7 @@ class MetadataService:
             if service.get("revision") == wire.REVISION:
                 self._subtract(control, wanted)
                 return
-        daemons.end(wire.number(service, "pid"), self._identity())
+        self._end(wire.number(service, "pid"))
         with self._talk(self._start()) as control:
             self._subtract(control, wanted)
 
@@ -202,8 +208,14 @@ class MetadataService:
         except OSError as error:
             raise HostError(resource, action, error.strerror or str(error), hint=_hint(error)) from error
 
-    def _identity(self) -> daemons.Identity:
-        return daemons.Identity(os.path.basename(os.path.realpath(sys.executable)), f"--name={self._socket}")
+    def _end(self, pid: int) -> None:
+        """End this process if it is a service of ours, run by whichever Python."""
+        try:
+            program = os.path.basename(os.readlink(f"/proc/{pid}/exe")).removesuffix(" (deleted)")
+        except OSError:
+            return
+        if program.startswith("python"):
+            daemons.end(pid, daemons.Identity(program, f"--name={self._socket}"))
 
     def _start(self) -> socket.socket:
         """Start the service, unless another has just done so."""
@@ -226,8 +238,8 @@ class MetadataService:
 
     def _end_lost(self) -> None:
         """One whose socket was deleted cannot be adopted, and holds the listeners that the next one needs."""
-        for pid in daemons.running(self._identity()):
-            daemons.end(pid, self._identity())
+        for pid in daemons.pids():
+            self._end(pid)
 
     @property
     def _log(self) -> Path:

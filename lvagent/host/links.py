@@ -40,7 +40,8 @@ IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO = 1, 
 IFLA_IFALIAS, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_EXT_MASK = 20, 27, 28, 29
 INFO_KIND, INFO_DATA, INFO_SLAVE_KIND, INFO_SLAVE_DATA = 1, 2, 4, 5
 
-BR_AGEING_TIME, BR_STP_STATE, BR_MCAST_SNOOPING = 4, 5, 23
+BR_AGEING_TIME, BR_STP_STATE, BR_MCAST_SNOOPING, BR_MULTI_BOOLOPT = 4, 5, 23, 46
+BOOLOPT_NO_LL_LEARN = 1
 BRPORT_GUARD, BRPORT_PROTECT, BRPORT_LEARNING, BRPORT_UNICAST_FLOOD = 5, 6, 8, 9
 VXLAN_ID, VXLAN_LOCAL, VXLAN_TTL, VXLAN_LEARNING, VXLAN_PORT, VXLAN_LOCAL6 = 1, 4, 5, 7, 15, 17
 VETH_INFO_PEER = 1
@@ -100,10 +101,17 @@ def _create(name: str, body: bytes) -> Message:
 
 
 def create_bridge(name: str, mac: str, group: int) -> Message:
-    """A bridge without STP and multicast snooping; its MTU is to be set afterwards, else its ports move it."""
+    """A bridge without STP and multicast snooping; its MTU is to be set afterwards, else its ports move it.
+
+    Frames of link-local protocols (STP, LLDP) pass by the filter, so the bridge learns no MAC from them.
+    """
     data = nest(
-        INFO_DATA, u32(BR_AGEING_TIME, AGEING * 100), u32(BR_STP_STATE, 0), u8(BR_MCAST_SNOOPING, 0)
-    )  # the kernel counts ageing in 1/100 s
+        INFO_DATA,
+        u32(BR_AGEING_TIME, AGEING * 100),  # the kernel counts in 1/100 s
+        u32(BR_STP_STATE, 0),
+        u8(BR_MCAST_SNOOPING, 0),
+        attribute(BR_MULTI_BOOLOPT, struct.pack("=II", BOOLOPT_NO_LL_LEARN, BOOLOPT_NO_LL_LEARN)),
+    )
     info = nest(IFLA_LINKINFO, text(INFO_KIND, "bridge"), data)
     return _create(name, _header() + _identity(name, mac, group) + info)
 
@@ -125,12 +133,18 @@ def create_vxlan(name: str, mac: str, group: int, *, vni: int, mtu: int, local: 
     return _create(name, _header() + _identity(name, mac, group) + place + info)
 
 
-def create_veth(name: str, mac: str, group: int, *, mtu: int, peer: str, peer_mac: str, netns: int) -> Message:
-    """A veth pair, the peer in the namespace of the descriptor ``netns``."""
+def create_veth(
+    name: str, mac: str, group: int, *, index: int, mtu: int, peer: str, peer_mac: str, netns: int
+) -> Message:
+    """A veth pair, the peer in the namespace of the descriptor ``netns``.
+
+    :param index: of the end here. Two ends with equal indexes (each in its namespace) look to the kernel like a link
+        of its own, and it tells their bridges of the carrier only up to a second later (net/core/link_watch.c).
+    """
     other = _header() + _identity(peer, peer_mac, group) + u32(IFLA_MTU, mtu) + u32(IFLA_NET_NS_FD, netns)
     data = nest(INFO_DATA, nest(VETH_INFO_PEER, other))
     info = nest(IFLA_LINKINFO, text(INFO_KIND, "veth"), data)
-    return _create(name, _header() + _identity(name, mac, group) + u32(IFLA_MTU, mtu) + info)
+    return _create(name, _header(index=index) + _identity(name, mac, group) + u32(IFLA_MTU, mtu) + info)
 
 
 def _identity(name: str, mac: str, group: int) -> bytes:

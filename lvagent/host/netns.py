@@ -125,6 +125,16 @@ def create(path: str) -> bool:
     return True
 
 
+def prepare(folder: str) -> None:
+    """Make the folder in which namespaces are named a shared mount, so that libvirtd sees what is made in it later.
+
+    :raise OSError: no right to, or no such folder can be made.
+    """
+    Path(folder).mkdir(mode=0o755, parents=True, exist_ok=True)
+    with _locked(Path(folder)):
+        _share(folder)
+
+
 def delete(path: str) -> None:
     """Make sure that there is no such name. The namespace itself ends when its last socket and thread do.
 

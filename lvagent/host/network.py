@@ -15,7 +15,7 @@ import threading
 from collections.abc import Sequence
 
 from lvagent.config import Settings
-from lvagent.host import bridge_netfilter
+from lvagent.host import bridge_netfilter, netns
 from lvagent.host.fabric import FabricSide
 from lvagent.host.links import Link
 from lvagent.host.netspace import Netspace, translated
@@ -49,6 +49,11 @@ class Network:
         self._vpcs = VpcSides(settings.paths.netns)
         self._fabric = FabricSide(settings, self._here)
 
+    def prepare(self) -> None:
+        """Make the folder ready in which namespaces are named."""
+        with translated(self._vpcs.folder, "prepare"):
+            netns.prepare(self._vpcs.folder)
+
     def _here(self) -> Netspace:
         """The namespace in which the agent runs, and libvirt makes taps."""
         with self._guard:
@@ -59,6 +64,20 @@ class Network:
     def vpcs(self) -> frozenset[str]:
         """The VPCs that have a namespace; also one that a crash left half made."""
         return self._vpcs.names()
+
+    def fabric(self) -> frozenset[Resource]:
+        """The underlay side and every segment on it, whether a VPC has a part in it or not."""
+        with translated("the underlay side", "read"):
+            there = self._fabric.links()
+            fabric = self._fabric.present()
+        found: set[Resource] = set() if fabric is None else {fabric}
+        for link in there.values():
+            if link.kind == "bridge":
+                found |= _segment(link, there.get(names.vxlan(_vni(link))))
+            elif link.kind == "vxlan":
+                number, local, port = link.vxlan
+                found.add(Vxlan(number, link.mtu if link.up else BROKEN, local, port))
+        return frozenset(found)
 
     def taps(self, vpc: str) -> frozenset[str]:
         """The taps of ours in a VPC's namespace; none if there is no such namespace."""

@@ -6,6 +6,7 @@ first, then links that are down, their sysctls, and at last what makes them carr
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Interface, IPv6Interface
 
@@ -229,11 +230,17 @@ def _new_veth(veth: Veth, fabric: int) -> Message:
         name,
         names.link_mac(name),
         names.LINK_GROUP,
+        index=_index(veth.subnet),
         mtu=veth.mtu,
         peer=peer,
         peer_mac=names.link_mac(peer),
         netns=fabric,
     )
+
+
+def _index(subnet: str) -> int:
+    """The index of a veth's inner end: far from those that the kernel gives, hence from that of its outer end."""
+    return 1 << 30 | int.from_bytes(hashlib.blake2b(subnet.encode(), digest_size=3).digest(), "big")
 
 
 def _bridge_up(link: Link, subnet: Subnet, addresses: Mapping[int, frozenset[Address]]) -> list[Message]:

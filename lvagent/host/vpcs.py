@@ -23,7 +23,7 @@ class VpcSides:
     """
 
     def __init__(self, folder: str) -> None:
-        self._folder = folder
+        self.folder = folder
         self._guard = threading.Lock()
         self._open: dict[str, VpcSide] = {}
 
@@ -34,12 +34,12 @@ class VpcSides:
         """
         if not names.VPC_NAME.match(vpc):
             raise HostError(vpc, "use", "it is not the name of a VPC")
-        return f"{self._folder}/{vpc}"
+        return f"{self.folder}/{vpc}"
 
     def names(self) -> frozenset[str]:
         """The VPCs that have a name in the folder; also one that a crash left half made."""
         try:
-            found = os.listdir(self._folder)
+            found = os.listdir(self.folder)
         except FileNotFoundError:
             return frozenset()
         return frozenset(name for name in found if names.VPC_NAME.match(name))

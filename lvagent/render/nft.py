@@ -202,6 +202,8 @@ def _notes(port: PortFilter) -> set[Element]:
     fields = (port.ipv4, port.ipv6, port.gateway_v4, port.gateway_v6)
     lists = (",".join(port.extra_macs), ",".join(map(str, port.extra_addresses)))
     whole = " ".join((port.subnet, port.mac, *(field or "-" for field in (*fields, *lists))))
+    if whole.count(" ") != 7:
+        raise ValueError(f"{whole!r} is no filter of a port")
     chunks = [whole[at : at + _CHUNK] for at in range(0, len(whole), _CHUNK)]
     return {Element("notes", (port.tap, str(number)), f"[{chunk}]") for number, chunk in enumerate(chunks)}
 

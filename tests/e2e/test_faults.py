@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,9 +31,18 @@ def clear(lab: LabHost) -> None:
         assert lab.api("DELETE", f"/v1/vms/{one['id']}?volumes=delete").status in (200, 204)
 
 
+@pytest.fixture(scope="module")
+def warm(agent_lab: LabHost) -> LabHost:
+    """The lab after the VPC was there once: its two lock files stay."""
+    assert put(agent_lab, vm(99, nic(host=99))).status == 201
+    clear(agent_lab)
+    return agent_lab
+
+
 @pytest.fixture
-def host(agent_lab: LabHost) -> Iterator[LabHost]:
+def host(warm: LabHost) -> Iterator[LabHost]:
     """The lab, and a check that the test left nothing in it."""
+    agent_lab = warm
     clear(agent_lab)
     before = agent_lab.snapshot()
     yield agent_lab
@@ -259,6 +269,13 @@ def _quietly(call: Callable[[], object]) -> None:
 # the hook
 
 
+def thaw(lab: LabHost) -> None:
+    """Let a stopped agent go on, and the nsenter above it, which stops with its child."""
+    fields = Path(f"/proc/{lab.agent_pid}/stat")
+    os.kill(int(fields.read_text().rsplit(")", 1)[1].split()[1]), signal.SIGCONT)
+    os.kill(lab.agent_pid, signal.SIGCONT)
+
+
 def test_the_hook_works_alone_when_the_agent_is_down(host: LabHost) -> None:
     assert put(host, vm(1)).status == 201
     host.virsh("destroy", "i-0000000001")
@@ -284,7 +301,7 @@ def test_a_hook_whose_agent_hangs_ends_with_an_error_within_ten_seconds(host: La
         assert time.monotonic() - begin < 12
         assert "t0000000001-0" not in taps(host, A)
     finally:
-        os.kill(host.agent_pid, signal.SIGCONT)
+        thaw(host)
     assert host.api("POST", "/v1/vms/i-0000000001/start").json["state"] == "running"
 
 
@@ -295,7 +312,7 @@ def test_a_strangers_domain_starts_whatever_the_agent_does(host: LabHost) -> Non
     try:
         host.virsh("create", "/run/stranger.xml", timeout=10)
     finally:
-        os.kill(host.agent_pid, signal.SIGCONT)
+        thaw(host)
     assert host.api("GET", "/v1/vms").json["items"] == []
     host.virsh("destroy", "stranger")
     host.path("/run/stranger.xml").unlink()

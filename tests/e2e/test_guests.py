@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -155,10 +156,12 @@ def _wait_state(lab: LabHost, path: str, state: str) -> None:
 
 
 def test_running_guests_never_notice_that_the_agent_is_killed(guests: LabHost, ssh_key: SshKey) -> None:
-    ping = guests.popen(["ping", "-i", "0.2", "-c", "30", "10.0.0.5"], netns=A, stdout=-1)
-    guests.kill_agent()
-    guests.start_agent()
-    output = ping.communicate(timeout=60)[0].decode()
+    with ThreadPoolExecutor(1) as pool:
+        ping = pool.submit(say, guests, ssh_key, A, "10.0.0.6", "ping -c 8 10.0.0.5")
+        time.sleep(1)
+        guests.kill_agent()
+        guests.start_agent()
+        output = ping.result()
     assert " 0% packet loss" in output, output
     listed = guests.api("GET", "/v1/vms").json["items"]
     assert [one["state"] for one in listed] == ["running"] * 4

@@ -70,10 +70,14 @@ def build_debian(settings: Settings, *, watch: Callable[[str], None]) -> Path:
     found = packages.candidates([*PACKAGES, "grub-pc-bin"])
     versions = [f"{package.name}={package.version}" for package in found.values()]
     key = cached.key(NAME, versions)
+    if cached.is_current(image, key):
+        return image
     with cached.locked(cache), cached.locked(image.parent):
-        if cached.is_current(image, key):
+        if cached.is_current(image, key):  # built by another while we waited
             return image
-        grub = packages.fetch([found["grub-pc-bin"]], cache / "packages", watch)
+        grub = packages.fetch_or_keep([found["grub-pc-bin"]], cache / "packages", image, watch)
+        if grub is None:
+            return image
         archive = _root_archive(cache, versions, watch)
         with cached.replacing(image, key) as scratch:
             watch(f"building {image}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lvagent.errors import HostError
+from lvagent.errors import CommandError, HostError
 from lvagent.host.images import cached
 from lvagent.host.run import run
 
@@ -60,6 +60,22 @@ def fetch(packages: Sequence[Package], cache: Path, watch: Callable[[str], None]
         watch(f"fetching {len(missing)} packages")
         _download(missing, cache)
     return [cache / package.archive for package in packages]
+
+
+def fetch_or_keep(
+    packages: Sequence[Package], cache: Path, image: Path, watch: Callable[[str], None]
+) -> list[Path] | None:
+    """As ``fetch``; None if that fails (offline, after apt learned of newer versions) and an older image is there.
+
+    :raise CommandError: apt cannot get one, and there is no image to be content with.
+    """
+    try:
+        return fetch(packages, cache, watch)
+    except CommandError:
+        if not image.exists():
+            raise
+        watch(f"newer packages cannot be fetched; {image} stays as it is")
+        return None
 
 
 def _download(packages: Sequence[Package], cache: Path) -> None:

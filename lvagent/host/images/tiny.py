@@ -100,10 +100,18 @@ def build_tiny(settings: Settings, *, watch: Callable[[str], None]) -> Path:
     image, cache = Path(settings.paths.images) / f"{NAME}.qcow2", Path(settings.paths.cache)
     wanted = _packages()
     key = cached.key(NAME, [f"{package.name}={package.version}" for package in wanted])
+
+    def is_current() -> bool:
+        return cached.is_current(image, key) and all(path.exists() for path in _boot_files(settings))
+
+    if is_current():
+        return image
     with cached.locked(cache), cached.locked(image.parent):
-        if cached.is_current(image, key) and all(path.exists() for path in _boot_files(settings)):
+        if is_current():  # built by another while we waited
             return image
-        archives = packages.fetch(wanted, cache / "packages", watch)
+        archives = packages.fetch_or_keep(wanted, cache / "packages", image, watch)
+        if archives is None:
+            return image
         with cached.replacing(image, key) as scratch:
             watch(f"building {image}")
             material = _unpack(wanted, archives, scratch)

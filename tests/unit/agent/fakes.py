@@ -197,6 +197,7 @@ class FakeWires:
     def __init__(self, breaker: Breaker) -> None:
         self._breaker = breaker
         self.there: set[Resource] = set()
+        self.prepared = False
 
     def observe(self, vpc: str) -> frozenset[Resource]:
         return frozenset(one for one in self.there if getattr(one, "vpc", vpc) == vpc and self._of(one, vpc))
@@ -209,6 +210,9 @@ class FakeWires:
 
     def vpcs(self) -> frozenset[str]:
         return frozenset(one.vpc for one in self.there if isinstance(one, Netns))
+
+    def prepare(self) -> None:
+        self.prepared = True
 
     def fabric(self) -> frozenset[Resource]:
         return frozenset(one for one in self.there if isinstance(one, Fabric | Bridge | Vxlan))
@@ -270,6 +274,10 @@ class FakeMetadata:
     def __init__(self, breaker: Breaker) -> None:
         self._breaker = breaker
         self.served: dict[str, Metadata] = {}
+        self.started = False
+
+    def ready(self) -> None:
+        self.started = True
 
     def digest(self, wanted: Metadata) -> str:
         return repr(wanted)

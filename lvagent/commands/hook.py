@@ -1,0 +1,47 @@
+"""``lvagent hook``: the libvirt hook that plugs taps into VPCs."""
+
+from __future__ import annotations
+
+import click
+
+from lvagent.commands.session import Session, pass_session
+
+
+@click.group()
+def group() -> None:
+    """Install, remove or show the libvirt hook."""
+
+
+@group.command()
+@pass_session
+def install(session: Session) -> None:
+    """Write the hook where libvirt looks for it."""
+    from lvagent import main
+
+    settings = session.settings()
+    if main.install_hook(settings):
+        click.echo(f"{main.hook_path(settings)} written; libvirt finds a new hook when its daemon starts or reloads")
+    else:
+        click.echo(f"{main.hook_path(settings)} is as it should be")
+
+
+@group.command()
+@pass_session
+def remove(session: Session) -> None:
+    """Take the hook away. VMs that are started without it get no network."""
+    from lvagent import main
+
+    settings = session.settings()
+    removed = main.remove_hook(settings)
+    click.echo(f"{main.hook_path(settings)} {'removed' if removed else 'was not there, or is not of lvagent'}")
+
+
+@group.command()
+@pass_session
+def show(session: Session) -> None:
+    """Print the hook as it would be installed."""
+    from lvagent import main
+
+    settings = session.settings()
+    click.echo(f"# for {main.hook_path(settings)}", err=True)
+    click.echo(main.hook_text(settings), nl=False)

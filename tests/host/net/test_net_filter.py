@@ -1,0 +1,89 @@
+"""What the pure part calls a filter, the kernel takes and gives back."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from lvagent.errors import HostError
+from lvagent.host import nft as kernel
+from lvagent.host.netlink import NETFILTER, Socket
+from lvagent.host.nft import Nft
+from lvagent.plan.resources import PortFilter
+from lvagent.render import nft
+from tests.unit.render.nft_cases import PLAIN, RICH, SUBNET, VPC, ports
+
+pytestmark = pytest.mark.host
+
+
+def test_each_text_is_taken_and_its_digest_read(place: Path) -> None:
+    context, netfilter = Nft(), Socket(NETFILTER)
+    assert kernel.table_comment(netfilter) is None
+    assert kernel.elements(netfilter, nft.SETS) == frozenset()
+    for template in ("guard.nft.j2", "fabric.nft.j2", "vpc.nft.j2"):
+        context.run(nft.base(template), "the test")
+        assert kernel.table_comment(netfilter) == nft.base_digest(template)
+    context.run(nft.vpc_text([PLAIN, RICH]), "the test")
+    assert nft.port_filters(VPC, nft.by_owner(kernel.elements(netfilter, nft.SETS))) == {PLAIN, RICH}
+    context.close()
+    netfilter.close()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ports)
+def test_any_port_is_taken_read_back_and_taken_away(place: Path, port: PortFilter) -> None:
+    context, netfilter = Nft(), Socket(NETFILTER)
+    context.run(nft.base(), "the test")
+    context.run(nft.change((), nft.gateway_elements(SUBNET)), "the test")
+    before = kernel.elements(netfilter, nft.SETS)
+    added = nft.port_elements(port)
+    context.run(nft.change((), added), "the test")
+    assert kernel.elements(netfilter, nft.SETS) == before | added
+    context.run(nft.change(added, ()), "the test")
+    assert kernel.elements(netfilter, nft.SETS) == before
+    context.close()
+    netfilter.close()
+
+
+def test_a_refused_transaction_changes_nothing_and_says_why(place: Path) -> None:
+    context, netfilter = Nft(), Socket(NETFILTER)
+    context.run(nft.base(), "the test")
+    absent = nft.Element("own4", ("t0000000009-0", "10.0.0.9"))
+    with pytest.raises(HostError, match=r"nft: .*No such file or directory"):
+        context.run(nft.change((absent,), nft.port_elements(PLAIN)), "the test")
+    assert nft.by_owner(kernel.elements(netfilter, nft.SETS)) == {}
+    context.close()
+    with pytest.raises(HostError, match="closed"):
+        context.run("list ruleset", "the test")
+    netfilter.close()
+
+
+def test_contexts_of_many_threads_do_not_disturb_each_other(place: Path) -> None:
+    context, netfilter = Nft(), Socket(NETFILTER)
+    context.run(nft.base(), "the test")
+    failures: list[Exception] = []
+
+    def work(number: int) -> None:
+        own = Nft()
+        port = PortFilter(
+            VPC, "subnet-aaaaaaaaaa", f"t{number:010d}-0", f"06:00:00:00:00:{number:02x}", None, None, None, None
+        )
+        try:
+            for _ in range(20):
+                own.run(nft.change((), nft.port_elements(port)), "the test")
+                own.run(nft.change(nft.port_elements(port), ()), "the test")
+        except HostError as error:
+            failures.append(error)
+        own.close()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    context.close()
+    netfilter.close()

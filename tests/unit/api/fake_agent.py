@@ -1,0 +1,214 @@
+"""An agent in memory: the whole Protocol, with VMs that are only values."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Sequence
+
+from lvagent.api.protocol import Agent, Watch
+from lvagent.errors import Conflict, NotFound
+from lvagent.spec import names
+from lvagent.spec.status import (
+    Action,
+    ImageView,
+    Outcome,
+    PhaseTime,
+    Plan,
+    PortView,
+    PutResult,
+    Readiness,
+    State,
+    SubnetView,
+    VmStatus,
+    VpcView,
+)
+from lvagent.spec.vm import Network, VmConfig
+
+TIMES = (PhaseTime("check", 0.1), PhaseTime("define", 4.0), PhaseTime("wire", 8.5), PhaseTime("start", 500.25))
+NOW = "2026-11-23T21:45:00.000Z"
+
+
+def _port(vm: str, nic: Network) -> PortView:
+    return PortView(
+        position=nic.position,
+        tap=names.tap(vm, nic.position),
+        mac=nic.mac,
+        vpc=nic.netname,
+        subnet=nic.subnetname,
+        mtu=1450,
+        addresses=tuple(str(address) for address in (nic.ipv4, nic.ipv6) if address),
+        dns=f"{vm}.vpc.internal" if nic.position == 0 else None,
+    )
+
+
+def _status(spec: VmConfig, revision: int) -> VmStatus:
+    return VmStatus(
+        spec=spec,
+        state=State.RUNNING,
+        reason="booted",
+        wanted="running",
+        revision=revision,
+        pid=4242,
+        ports=tuple(_port(spec.id, nic) for nic in spec.networks),
+        drift=(),
+        timings=TIMES,
+        error=None,
+        observed_at=NOW,
+        stale=False,
+    )
+
+
+class FakeAgent:
+    """Serves calls from many threads.
+
+    ``gate``: while it is not set, what changes something waits. ``failure``: raised by the next change instead.
+    ``calls`` has what changed something, in its order; ``ready`` is what readiness says.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._vms: dict[str, VmStatus] = {}
+        self.gate = threading.Event()
+        self.gate.set()
+        self.failure: Exception | None = None
+        self.calls: list[tuple[str, str]] = []
+        self.ready = True
+        self.console = b"login: "
+
+    def _enter(self, what: str, vm: str) -> None:
+        with self._lock:
+            self.calls.append((what, vm))
+        assert self.gate.wait(20), "the test left the gate shut"
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            raise failure
+
+    def _watched(self, watch: Watch | None) -> None:
+        for phase in TIMES:
+            if watch is not None:
+                watch(phase)
+
+    def put(self, spec: VmConfig, *, create_only: bool = False, watch: Watch | None = None) -> PutResult:
+        self._enter("put", spec.id)
+        with self._lock:
+            old = self._vms.get(spec.id)
+            self._check_addresses(spec)
+            if old is not None and old.spec == spec:
+                return PutResult(Outcome.UNCHANGED, old)
+            if old is not None and create_only:
+                raise Conflict(f"{spec.id} exists with another spec", path="id", other=spec.id, hint="PUT changes it")
+            self._watched(watch)
+            status = _status(spec, 1 if old is None else old.revision + 1)
+            drift = ("memory_mb",) if old is not None and old.spec.memory_mb != spec.memory_mb else ()
+            self._vms[spec.id] = dataclasses.replace(status, drift=drift)
+            outcome = Outcome.CREATED if old is None else Outcome.CHANGED
+            return PutResult(outcome, self._vms[spec.id], drift)
+
+    def _check_addresses(self, spec: VmConfig) -> None:
+        for other in self._vms.values():
+            for index, nic in enumerate(spec.networks):
+                taken = [(one.netname, one.ipv4) for one in other.spec.networks]
+                if other.spec.id != spec.id and nic.ipv4 and (nic.netname, nic.ipv4) in taken:
+                    path = f"networks[{index}].ipv4"
+                    raise Conflict(f"{nic.ipv4} is used by {other.spec.id}", path=path, other=other.spec.id)
+
+    def delete(self, vm: str, *, grace: float = 0, volumes: bool = False, watch: Watch | None = None) -> None:
+        self._enter(f"delete grace={grace:g} volumes={volumes}", vm)
+        with self._lock:
+            self.vm(vm)
+            self._watched(watch)
+            del self._vms[vm]
+
+    def power(self, vm: str, action: Action) -> VmStatus:
+        self._enter(action.value, vm)
+        states = {Action.STOP: State.STOPPED, Action.PAUSE: State.PAUSED}
+        with self._lock:
+            old = self.vm(vm)
+            state = states.get(action, State.RUNNING)
+            if action is Action.RESUME and old.state is not State.PAUSED:
+                raise Conflict(f"{vm} is {old.state}: it cannot resume", other=vm, hint="it must be paused")
+            pid = None if state is State.STOPPED else 4242
+            self._vms[vm] = dataclasses.replace(old, state=state, pid=pid)
+            return self._vms[vm]
+
+    def vm(self, vm: str) -> VmStatus:
+        with self._lock:
+            if vm not in self._vms:
+                raise NotFound("vm", vm)
+            return self._vms[vm]
+
+    def vms(self) -> Sequence[VmStatus]:
+        with self._lock:
+            return tuple(self._vms[vm] for vm in sorted(self._vms))
+
+    def domain_xml(self, vm: str) -> str:
+        return f"<domain><name>{self.vm(vm).spec.id}</name></domain>"
+
+    def console_log(self, vm: str, tail: int) -> bytes:
+        self.vm(vm)
+        return self.console[-tail:]
+
+    def vpcs(self) -> Sequence[VpcView]:
+        subnets = self.subnets()
+        return tuple(
+            VpcView(
+                name=vpc,
+                netns=vpc,
+                domain="vpc.internal",
+                subnets=tuple(subnet for subnet in subnets if subnet.vpc == vpc),
+                vms=tuple(status.spec.id for status in self.vms() if vpc in status.spec.vpcs),
+            )
+            for vpc in sorted({subnet.vpc for subnet in subnets})
+        )
+
+    def vpc(self, name: str) -> VpcView:
+        for view in self.vpcs():
+            if view.name == name:
+                return view
+        raise NotFound("vpc", name)
+
+    def subnets(self) -> Sequence[SubnetView]:
+        found: dict[str, SubnetView] = {}
+        for status in self.vms():
+            for nic in status.spec.networks:
+                before = found[nic.subnetname].vms if nic.subnetname in found else ()
+                found[nic.subnetname] = SubnetView(
+                    name=nic.subnetname,
+                    vpc=nic.netname,
+                    vxlanid=nic.vxlanid,
+                    gateway_v4=None if nic.gateway_v4 is None else f"{nic.gateway_v4}/24",
+                    gateway_v6=None if nic.gateway_v6 is None else f"{nic.gateway_v6}/64",
+                    mtu=1450,
+                    vms=(*before, status.spec.id),
+                )
+        return tuple(found[name] for name in sorted(found))
+
+    def subnet(self, name: str) -> SubnetView:
+        for view in self.subnets():
+            if view.name == name:
+                return view
+        raise NotFound("subnet", name)
+
+    def plan(self, spec: VmConfig) -> Plan:
+        texts = tuple((vpc, f"# of {vpc}\n") for vpc in spec.vpcs)
+        outcome = Outcome.CREATED if spec.id not in self._vms else Outcome.UNCHANGED
+        return Plan(outcome, f"<domain><name>{spec.id}</name></domain>", texts, texts, ("make netns", "start"))
+
+    def images(self) -> Sequence[ImageView]:
+        return (ImageView("debian", 2 << 30, 400 << 20), ImageView("tiny", 64 << 20, 21 << 20))
+
+    def readiness(self) -> Readiness:
+        checks = (("libvirt", "ok" if self.ready else "cannot be read"), ("first sweep", "ok"))
+        return Readiness(self.ready, checks)
+
+    def waits_for(self, count: int, seconds: float = 5) -> None:
+        """Wait until so many changes have reached the agent."""
+        deadline = time.monotonic() + seconds
+        while len(self.calls) < count:
+            assert time.monotonic() < deadline, self.calls
+            time.sleep(0.005)
+
+
+AGENT: type[Agent] = FakeAgent
