@@ -15,6 +15,7 @@ from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
 from lvagent.agent.plug import check_taps, entry_of, parse_domain, taps_of
 from lvagent.agent.policy import locks_folder, policy
+from lvagent.agent.trace import Trace
 from lvagent.config import Settings, load
 from lvagent.errors import LvagentError
 from lvagent.host.dnsmasq import DhcpServer
@@ -43,7 +44,7 @@ def alone(vm: str, xml: str, settings: Settings) -> None:
     index.adopt(entry)
     dhcp, metadata = DhcpServer(settings), MetadataService(settings)
     networks = Networks(index, Network(settings), dhcp, metadata, policy(settings), locks_folder(settings))
-    networks.plug(entry.spec, taps, lambda: True, within=LOCK_SECONDS)
+    networks.plug(entry.spec, taps, lambda: True, Trace(), within=LOCK_SECONDS)
     for vpc in entry.spec.vpcs:
         with networks.locks.services(vpc, within=LOCK_SECONDS):
             _serve(vpc, entry.spec, dhcp, metadata, settings)

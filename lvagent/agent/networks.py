@@ -13,6 +13,7 @@ from typing import Protocol
 
 from lvagent.agent.index import Index
 from lvagent.agent.locks import VpcLocks
+from lvagent.agent.trace import Trace
 from lvagent.plan import diff, wanted
 from lvagent.plan.resources import Dhcp, Metadata, Netns, Plug, PortFilter, Resource
 from lvagent.plan.wanted import Policy
@@ -155,7 +156,9 @@ class Networks:
             if gone:
                 self._wires.remove(sorted(gone, key=lambda resource: -resource.layer))
 
-    def plug(self, spec: VmConfig, taps: frozenset[str], waits: Callable[[], bool], *, within: float) -> None:
+    def plug(
+        self, spec: VmConfig, taps: frozenset[str], waits: Callable[[], bool], trace: Trace, *, within: float
+    ) -> None:
         """Put the taps of a VM that is starting into their places; the VM is a member already.
 
         :param taps: the taps that libvirt made for it.
@@ -167,10 +170,14 @@ class Networks:
                 if not waits():
                     return
                 self._apply(vpc, remove=False)
-                for nic in spec.networks:
-                    place = wanted.plug(spec, nic, self.policy)
-                    if nic.netname == vpc and place.tap in taps:
-                        self._wires.plug(wanted.port_filter(spec, nic), place)
+                with trace.phase("plug"):
+                    self._plug(spec, vpc, taps)
+
+    def _plug(self, spec: VmConfig, vpc: str, taps: frozenset[str]) -> None:
+        for nic in spec.networks:
+            place = wanted.plug(spec, nic, self.policy)
+            if nic.netname == vpc and place.tap in taps:
+                self._wires.plug(wanted.port_filter(spec, nic), place)
 
     def replug(self, spec: VmConfig) -> None:
         """Put taps of a running VM into their places that are not in them (a hook that could not, a hand)."""

@@ -16,12 +16,17 @@ from lxml import etree
 
 from lvagent.agent.index import Entry, Index, Phase
 from lvagent.agent.networks import Networks
+from lvagent.agent.trace import Trace
 from lvagent.errors import HostError, LvagentError
 from lvagent.render.element import Element, find_element, parse_element
 from lvagent.spec import names
+from lvagent.spec.status import PhaseTime
 from lvagent.spec.vm import VmConfig
 
 log = logging.getLogger(__name__)
+
+HOOK_PHASES = ("plug", "hook")
+"""The phases that the agent measures while libvirt waits for the hook: moving taps, and all it does."""
 
 LOCK_SECONDS = 5.0
 """How long a hook waits for the lock of a VPC; libvirt has no time limit of its own for hooks."""
@@ -64,6 +69,11 @@ def check_taps(vm: str, spec: VmConfig, taps: frozenset[str]) -> None:
         raise HostError(f"port {', '.join(sorted(unknown))} of {vm}", "plug", "its spec has no such network")
 
 
+def with_hook(timings: tuple[PhaseTime, ...], hook: tuple[PhaseTime, ...]) -> tuple[PhaseTime, ...]:
+    """The timings of a start, with those that its hook measured in place of older ones."""
+    return (*(one for one in timings if one.phase not in HOOK_PHASES), *hook)
+
+
 class Plugger:
     """Answers the hook."""
 
@@ -79,6 +89,12 @@ class Plugger:
         :param waits: whether the hook still waits for the answer.
         :raise LvagentError: it could not be plugged; the start must be refused.
         """
+        trace = Trace()
+        with trace.phase("hook"):
+            self._plug(vm, xml, waits, trace)
+        self._index.update(vm, lambda now: dataclasses.replace(now, timings=with_hook(now.timings, trace.phases)))
+
+    def _plug(self, vm: str, xml: str, waits: Callable[[], bool], trace: Trace) -> None:
         domain = parse_domain(xml)
         entry = self._entry(vm, xml)
         if entry is None:
@@ -86,7 +102,7 @@ class Plugger:
         taps = taps_of(domain)
         check_taps(vm, entry.spec, taps)
         self._index.update(vm, lambda now: dataclasses.replace(now, applied=now.spec))
-        self._networks.plug(entry.spec, taps, waits, within=LOCK_SECONDS)
+        self._networks.plug(entry.spec, taps, waits, trace, within=LOCK_SECONDS)
         if entry.phase is not Phase.CREATING and self._index.loaded:  # else the first sweep serves, when all are known
             self._beside.submit(self._serve, entry.spec)
 

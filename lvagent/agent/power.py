@@ -53,7 +53,7 @@ class Power:
             self._do(vm, action)
         self._index.observed(vm, self._domains.state(vm))
         if action is Action.START:
-            self._index.update(vm, lambda now: dataclasses.replace(now, timings=trace.phases, error=None))
+            self._vms.told(vm, trace)
 
     def _wish(self, entry: Entry, power: str | None) -> None:
         if power is None or entry.power == power:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from lvagent.agent.index import Entry, Index, Phase
 from lvagent.agent.networks import Networks
+from lvagent.agent.plug import HOOK_PHASES, with_hook
 from lvagent.agent.ports import Domains, VolumeFolders
 from lvagent.agent.trace import Trace
 from lvagent.agent.undo import Undo
@@ -110,7 +111,16 @@ class Vms:
             with trace.phase("commit"):
                 self._commit(spec.id)
             undo.forget()
-        self._index.update(spec.id, lambda now: dataclasses.replace(now, timings=trace.phases))
+        self.told(spec.id, trace)
+
+    def told(self, vm: str, trace: Trace) -> None:
+        """Keep how long the phases of a start took, those of its hook among them."""
+
+        def change(now: Entry) -> Entry:
+            hook = tuple(one for one in now.timings if one.phase in HOOK_PHASES)
+            return dataclasses.replace(now, timings=with_hook(trace.phases, hook), error=None)
+
+        self._index.update(vm, change)
 
     def _forget(self, spec: VmConfig) -> None:
         self._index.drop(spec.id)

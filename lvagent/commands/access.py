@@ -14,7 +14,6 @@ from lvagent.commands.failure import Failure
 from lvagent.commands.session import Session, pass_session
 from lvagent.commands.tables import Json, objects, texts
 
-
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[PX\]^_].*?(?:\x07|\x1b\\|$)|[ -/]*[0-~])", re.MULTILINE)
 
 
@@ -46,7 +45,7 @@ def log(session: Session, ident: str, tail: int, raw: bool) -> None:
     """
     text = session.client().call("GET", f"{path_of(ident)}/console?tail={tail}").body.decode(errors="replace")
     kept = text if raw else harmless(text)
-    click.echo(kept, nl=not kept.endswith("\n"))
+    click.echo(kept, nl=not kept.endswith("\n"), color=True)
 
 
 def harmless(text: str) -> str:

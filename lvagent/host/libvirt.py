@@ -5,74 +5,26 @@ connection for what is short (reads, definitions), and others for starts and sto
 flight. While a domain's ``start`` hook runs, libvirt answers nobody who lists domains or reads that one: nothing here
 may be called by who holds a lock that the hook wants.
 
-libvirt's errors become ours in one table; a broken connection is opened again at the next call.
+libvirt's errors become ours in ``libvirt_lines``, where the connections are.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, cast
+from typing import TypeVar
 
 import libvirt
 
-from lvagent.errors import HostError, LvagentError, NotFound, Unavailable
+from lvagent.errors import NotFound
+from lvagent.host.libvirt_lines import Connection, Domain, Line, Secret, code_of
 from lvagent.spec import names
 from lvagent.spec.status import State
 
-log = logging.getLogger(__name__)
-
 T = TypeVar("T")
-
-CALLS = 4
-"""Calls in flight on one connection: libvirtd's max_client_requests is 5, and one stays for keepalive's sake."""
-
-
-class _Domain(Protocol):
-    """The methods of libvirt.virDomain that are used (libvirt-python has no type stubs)."""
-
-    def name(self) -> str: ...
-    def UUIDString(self) -> str: ...  # noqa: N802
-    def XMLDesc(self, flags: int = 0) -> str: ...  # noqa: N802
-    def create(self) -> int: ...
-    def destroy(self) -> int: ...
-    def shutdownFlags(self, flags: int = 0) -> int: ...  # noqa: N802
-    def reboot(self, flags: int = 0) -> int: ...
-    def reset(self, flags: int = 0) -> int: ...
-    def suspend(self) -> int: ...
-    def resume(self) -> int: ...
-    def undefineFlags(self, flags: int = 0) -> int: ...  # noqa: N802
-    def isActive(self) -> int: ...  # noqa: N802
-    def isPersistent(self) -> int: ...  # noqa: N802
-    def state(self, flags: int = 0) -> list[int]: ...
-    def metadata(self, kind: int, uri: str | None, flags: int = 0) -> str: ...
-    def setMetadata(self, kind: int, metadata: str | None, key: str | None, uri: str, flags: int = 0) -> int: ...  # noqa: N802
-
-
-class _Secret(Protocol):
-    def setValue(self, value: bytes, flags: int = 0) -> int: ...  # noqa: N802
-    def value(self, flags: int = 0) -> bytes: ...
-    def undefine(self) -> int: ...
-    def usageID(self) -> str: ...  # noqa: N802
-
-
-class _Connection(Protocol):
-    """The methods of libvirt.virConnect that are used."""
-
-    def isAlive(self) -> int: ...  # noqa: N802
-    def close(self) -> int: ...
-    def setKeepAlive(self, interval: int, count: int) -> int: ...  # noqa: N802
-    def listAllDomains(self, flags: int = 0) -> list[_Domain]: ...  # noqa: N802
-    def lookupByName(self, name: str) -> _Domain: ...  # noqa: N802
-    def defineXMLFlags(self, xml: str, flags: int = 0) -> _Domain: ...  # noqa: N802
-    def secretDefineXML(self, xml: str, flags: int = 0) -> _Secret: ...  # noqa: N802
-    def secretLookupByUsage(self, kind: int, usage: str) -> _Secret: ...  # noqa: N802
-    def listAllSecrets(self, flags: int = 0) -> list[_Secret]: ...  # noqa: N802
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,78 +47,12 @@ class DomainRecord:
     persistent: bool
 
 
-_HOOK = re.compile(r"Hook script execution failed: .* unexpected exit status \d+: lvagent: ")
-"""What libvirt puts before the reason that our hook gave."""
-
-ABSENT = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_SECRET, libvirt.VIR_ERR_NO_DOMAIN_METADATA)
-BROKEN = (
-    libvirt.VIR_ERR_NO_CONNECT,
-    libvirt.VIR_ERR_INVALID_CONN,
-    libvirt.VIR_ERR_RPC,
-    libvirt.VIR_ERR_GNUTLS_ERROR,
-)
 UNDEFINE = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
     | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
     | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
 )
-
-libvirt.registerErrorHandler(lambda _context, _error: None, None)
-
-
-def _code(error: libvirt.libvirtError) -> int:
-    return cast(int, error.get_error_code() or -1)
-
-
-def translate(error: libvirt.libvirtError, resource: str, action: str) -> LvagentError:
-    """libvirt's error as one of ours."""
-    code = _code(error)
-    message = cast(str, error.get_error_message() or str(error))
-    if code in ABSENT:
-        return NotFound("vm", resource)
-    if code in BROKEN or (code == libvirt.VIR_ERR_SYSTEM_ERROR and "socket" in message.lower()):
-        return Unavailable("libvirtd", hint="is it running? try: virsh -c qemu:///system version")
-    return HostError(resource, action, _HOOK.sub("", " ".join(message.split())))
-
-
-class _Line:
-    """One connection, opened when needed, again after it broke; at most ``CALLS`` calls at a time."""
-
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-        self._places = threading.BoundedSemaphore(CALLS)
-        self._lock = threading.Lock()
-        self._connection: _Connection | None = None
-
-    @contextlib.contextmanager
-    def use(self, resource: str, action: str) -> Iterator[_Connection]:
-        with self._places:
-            try:
-                yield self._open()
-            except libvirt.libvirtError as error:
-                raise translate(error, resource, action) from error
-
-    def _open(self) -> _Connection:
-        with self._lock:
-            if self._connection is not None and self._connection.isAlive() == 1:
-                return self._connection
-            self._close()
-            made = cast(_Connection, libvirt.open(self._uri))
-            with contextlib.suppress(libvirt.libvirtError):
-                made.setKeepAlive(5, 3)
-            self._connection = made
-            return made
-
-    def _close(self) -> None:
-        if self._connection is not None:
-            with contextlib.suppress(libvirt.libvirtError):
-                self._connection.close()
-            self._connection = None
-
-    def close(self) -> None:
-        with self._lock:
-            self._close()
 
 
 class Hypervisor:
@@ -178,8 +64,8 @@ class Hypervisor:
     """
 
     def __init__(self, uri: str, *, lines: int = 2) -> None:
-        self._short = _Line(uri)
-        self._long = [_Line(uri) for _ in range(lines)]
+        self._short = Line(uri)
+        self._long = [Line(uri) for _ in range(lines)]
         self._turn = 0
         self._turn_lock = threading.Lock()
 
@@ -188,12 +74,12 @@ class Hypervisor:
         for line in (self._short, *self._long):
             line.close()
 
-    def _next_long(self) -> _Line:
+    def _next_long(self) -> Line:
         with self._turn_lock:
             self._turn = (self._turn + 1) % len(self._long)
             return self._long[self._turn]
 
-    def _on(self, line: _Line, vm: str, action: str, function: Callable[[_Domain], T]) -> T:
+    def _on(self, line: Line, vm: str, action: str, function: Callable[[Domain], T]) -> T:
         with line.use(vm, action) as connection:
             return function(connection.lookupByName(vm))
 
@@ -216,7 +102,7 @@ class Hypervisor:
             try:
                 return _record(connection.lookupByName(vm))
             except libvirt.libvirtError as error:
-                if _code(error) == libvirt.VIR_ERR_NO_DOMAIN:
+                if code_of(error) == libvirt.VIR_ERR_NO_DOMAIN:
                     return None
                 raise
 
@@ -251,7 +137,7 @@ class Hypervisor:
         :param live: in the live copy, what was applied; left out if it does not run.
         """
 
-        def change(domain: _Domain) -> None:
+        def change(domain: Domain) -> None:
             flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG if config else 0
             if live and domain.isActive():
                 flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
@@ -335,11 +221,11 @@ def _secret_xml(vm: str) -> str:
     )
 
 
-def _find_secret(connection: _Connection, vm: str) -> _Secret | None:
+def _find_secret(connection: Connection, vm: str) -> Secret | None:
     try:
         return connection.secretLookupByUsage(libvirt.VIR_SECRET_USAGE_TYPE_VTPM, SECRET + vm)
     except libvirt.libvirtError as error:
-        if _code(error) == libvirt.VIR_ERR_NO_SECRET:
+        if code_of(error) == libvirt.VIR_ERR_NO_SECRET:
             return None
         raise
 
@@ -371,7 +257,7 @@ _REASONS = {
 }
 
 
-def _state(domain: _Domain) -> DomainState:
+def _state(domain: Domain) -> DomainState:
     state, reason = domain.state()
     return domain_state(state, reason, active=bool(domain.isActive()))
 
@@ -384,35 +270,35 @@ def domain_state(state: int, reason: int, *, active: bool) -> DomainState:
     return DomainState(found, _REASONS.get((state, reason), ""), active)
 
 
-def _record(domain: _Domain) -> DomainRecord | None:
+def _record(domain: Domain) -> DomainRecord | None:
     try:
         state = _state(domain)
         live = domain.XMLDesc(0) if state.active else None
         config = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
         return DomainRecord(domain.name(), state, config, live, bool(domain.isPersistent()))
     except libvirt.libvirtError as error:
-        if _code(error) == libvirt.VIR_ERR_NO_DOMAIN:
+        if code_of(error) == libvirt.VIR_ERR_NO_DOMAIN:
             return None
         raise
 
 
-def _undefine(domain: _Domain) -> None:
+def _undefine(domain: Domain) -> None:
     if domain.isPersistent():
         domain.undefineFlags(UNDEFINE)
 
 
-def _start(domain: _Domain) -> None:
+def _start(domain: Domain) -> None:
     if not domain.isActive():
         domain.create()
 
 
-def _destroy(domain: _Domain) -> None:
+def _destroy(domain: Domain) -> None:
     if not domain.isActive():
         return
     try:
         domain.destroy()
     except libvirt.libvirtError as error:
-        if _code(error) != libvirt.VIR_ERR_OPERATION_INVALID:  # it ended by itself meanwhile
+        if code_of(error) != libvirt.VIR_ERR_OPERATION_INVALID:  # it ended by itself meanwhile
             raise
 
 

@@ -19,12 +19,14 @@ import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from lvagent.config import Settings
 from lvagent.errors import CommandError, Conflict, HostError, LvagentError, SpecError
 from lvagent.host import qcow2
 from lvagent.host.beneath import open_beneath, rename_new
 from lvagent.host.chains import inside, judge, opened_folder, refusal, regular_file
+from lvagent.host.images.cached import lasting
 from lvagent.host.run import run
 from lvagent.spec import names
 from lvagent.spec.status import ImageView
@@ -193,7 +195,7 @@ class VolumeStore:
     def _fill(self, parent: int, temporary: str, volume: Volume) -> None:
         size = self._size(volume, "volumes")
         overlay = volume.image is not None and self._settings.copy == "overlay"
-        layout = qcow2.new(size, f"{self._images}/{volume.image}{SUFFIX}" if overlay else None)
+        layout = qcow2.new(size, self._backing(volume) if overlay else None)
         owner = self._owner()
         file = os.open(
             temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent
@@ -206,6 +208,10 @@ class VolumeStore:
             os.fsync(file)
         finally:
             os.close(file)
+
+    def _backing(self, volume: Volume) -> str:
+        """The image's file under the name that a later build of the image leaves alone."""
+        return str(lasting(Path(self._images, f"{volume.image}{SUFFIX}")))
 
     def _copy(self, volume: Volume, target: int, owner: tuple[int, int]) -> None:
         """Copy an image into a new file, by qemu-img with as few rights as will do."""
