@@ -190,7 +190,8 @@ def hook_text(settings: Settings) -> str:
     """The hook for this installation: it finds this very code when it has to work alone."""
     places = [place for place in sys.path if place and Path(place).is_dir()]
     tree = str(Path(__file__).parent.parent)
-    bootstrap = f"import sys; sys.path[:0] = {[tree, *places]!r}; from lvagent.hook import main; main()"
+    paths = f"import sys; sys.dont_write_bytecode = True; sys.path[:0] = {[tree, *places]!r}"
+    bootstrap = f"{paths}; from lvagent.hook import main; main()"
     return hook_texts.hook_script(settings.hook_socket, "/usr/bin/python3", bootstrap, 10.0)
 
 

@@ -14,7 +14,7 @@ import datetime
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lvagent.agent.index import Entry, Index, Phase
@@ -25,6 +25,7 @@ from lvagent.agent.trace import Trace
 from lvagent.agent.undo import Undo
 from lvagent.errors import Conflict, HostError, LvagentError, NotFound
 from lvagent.host import files
+from lvagent.host.libvirt import STARTED
 from lvagent.plan import wanted
 from lvagent.render.domain import DomainOptions, datasource_of, domain_uuid, domain_xml
 from lvagent.render.element import Element, render_element
@@ -106,7 +107,9 @@ class Vms:
             undo.add(self._forget, spec)
             with trace.phase("define"):
                 self._define_new(entry, xml, undo)
-            self._lay(entry, trace, undo)
+            if entry.files:
+                with trace.phase("volume"):
+                    self._make_volumes(spec, entry.files, undo)
             self._start(entry, trace, undo)
             with trace.phase("commit"):
                 self._commit(spec.id)
@@ -139,22 +142,6 @@ class Vms:
             undo.add(self._domains.drop_secret, vm)
             self._domains.set_secret(vm, entry.spec.user_data)
 
-    def _lay(self, entry: Entry, trace: Trace, undo: Undo) -> None:
-        """Volumes and wires, beside each other."""
-        wires = self._beside.submit(self._wire, entry.spec.vpcs, trace)
-        try:
-            if entry.files:
-                with trace.phase("volume"):
-                    self._make_volumes(entry.spec, entry.files, undo)
-        finally:
-            _settle(wires)
-        wires.result()
-
-    def _wire(self, vpcs: Iterable[str], trace: Trace) -> None:
-        with trace.phase("wire"):
-            for vpc in vpcs:
-                self._networks.wire(vpc)
-
     def _make_volumes(self, spec: VmConfig, paths: Sequence[str], undo: Undo) -> None:
         for volume in spec.volumes:
             if volume.path in paths:
@@ -165,18 +152,27 @@ class Vms:
         undo.add(self._volumes.remove, vm, [volume.path])
 
     def _start(self, entry: Entry, trace: Trace, undo: Undo) -> None:
-        """Start the domain; DHCP and metadata come up beside it."""
+        """Start the domain; beside it the VPC is wired and served.
+
+        libvirt works for a while before it makes the tap and calls the hook. The hook finds the wires made, or waits
+        for them, or makes them.
+        """
         vm = entry.spec.id
-        services = self._beside.submit(self._serve, entry.spec.vpcs, trace)
+        beside = self._beside.submit(self._connect, entry.spec.vpcs, trace)
         undo.add(self._domains.destroy, vm)
         try:
             with trace.phase("start"):
                 self._domains.start(vm)
         finally:
-            _settle(services)
-        services.result()
+            failure = beside.exception()  # waits: nothing of ours may still run when the undoing begins
+            if isinstance(failure, LvagentError):
+                raise failure  # it is why the start failed, if that failed
+        beside.result()
 
-    def _serve(self, vpcs: Iterable[str], trace: Trace) -> None:
+    def _connect(self, vpcs: Iterable[str], trace: Trace) -> None:
+        with trace.phase("wire"):
+            for vpc in vpcs:
+                self._networks.wire(vpc)
         with trace.phase("services"):
             for vpc in vpcs:
                 self._networks.serve(vpc)
@@ -186,17 +182,26 @@ class Vms:
         self._commit(entry.spec.id)
 
     def _commit(self, vm: str) -> None:
-        """Set the mark: from here on the VM is there, whatever happens."""
+        """Set the mark: from here on the VM is there, whatever happens.
+
+        It stands in the config copy alone: the live one, which says what was applied, is the domain as it was defined.
+        """
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
         def change(entry: Entry) -> Entry:
-            return dataclasses.replace(entry, created=entry.created or now, phase=Phase.LIVE, applied=entry.spec)
+            return dataclasses.replace(
+                entry,
+                created=entry.created or now,
+                phase=Phase.LIVE,
+                applied=entry.spec,
+                domain=STARTED,
+                observed_at=time.time(),
+            )
 
         entry = self._index.get(vm)
         if entry is not None:
-            self._domains.set_element(vm, self.element(change(entry), entry.spec), config=True, live=True)
+            self._domains.set_element(vm, self.element(change(entry), entry.spec), config=True, live=False)
             self._index.update(vm, change)
-            self._index.observed(vm, self._domains.state(vm))
 
     # change
 
@@ -249,7 +254,8 @@ class Vms:
             self._mark_live(new, new.applied)
 
     def _mark_live(self, entry: Entry, applied: VmConfig) -> None:
-        self._domains.set_element(entry.spec.id, self.element(entry, applied), config=False, live=True)
+        told = dataclasses.replace(entry, created=None)  # the mark belongs to the config copy
+        self._domains.set_element(entry.spec.id, self.element(told, applied), config=False, live=True)
 
     def _keep_secret(self, vm: str, user_data: bytes | None) -> None:
         if user_data is None:
@@ -312,11 +318,6 @@ class Vms:
     def close(self) -> None:
         """Wait for what runs beside."""
         self._beside.shutdown(wait=True)
-
-
-def _settle(future: Future[None]) -> None:
-    """Wait until it has ended, well or not: nothing of ours may still run when the undoing begins."""
-    future.exception()
 
 
 def with_live_fields(applied: VmConfig, spec: VmConfig) -> VmConfig:

@@ -47,6 +47,9 @@ class DomainRecord:
     persistent: bool
 
 
+STARTED = DomainState(State.RUNNING, "booted", active=True)
+"""The state right after a start; what comes later is told by an event."""
+
 UNDEFINE = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
@@ -288,8 +291,11 @@ def _undefine(domain: Domain) -> None:
 
 
 def _start(domain: Domain) -> None:
-    if not domain.isActive():
+    try:
         domain.create()
+    except libvirt.libvirtError as error:
+        if code_of(error) != libvirt.VIR_ERR_OPERATION_INVALID or not domain.isActive():
+            raise
 
 
 def _destroy(domain: Domain) -> None:

@@ -41,6 +41,8 @@ class Domain(Protocol):
 
 
 class Secret(Protocol):
+    """The methods of libvirt.virSecret that are used."""
+
     def setValue(self, value: bytes, flags: int = 0) -> int: ...  # noqa: N802
     def value(self, flags: int = 0) -> bytes: ...
     def undefine(self) -> int: ...
@@ -75,6 +77,7 @@ libvirt.registerErrorHandler(lambda _context, _error: None, None)
 
 
 def code_of(error: libvirt.libvirtError) -> int:
+    """The number of a libvirt error (virErrorNumber), -1 if it has none."""
     return cast(int, error.get_error_code() or -1)
 
 

@@ -20,6 +20,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, collapse_addresses,
 
 from lvagent.plan.resources import PortFilter, Subnet
 from lvagent.render import render
+from lvagent.render.dnsmasq import ROUTER_LIFETIME
 from lvagent.spec import names
 
 TABLE = "lvagent"
@@ -35,6 +36,7 @@ SETS: dict[str, tuple[str, ...]] = {
     "extra6": ("device", "ipv6_range"),
     "target6": ("device", "ipv6_field"),
     "extra_target6": ("device", "ipv6_field_range"),
+    "later": ("device",),
     "notes": ("device", "number"),
     "local6": ("ipv6",),
     "local_target6": ("ipv6_field",),
@@ -71,7 +73,7 @@ class Element:
 @functools.cache
 def base_digest(template: str = "vpc.nft.j2") -> str:
     """What stands in the comment of the table: a digest of its text."""
-    blank = render(template, digest="", **_metadata())
+    blank = render(template, digest="", **_constants())
     return hashlib.blake2b(blank.encode(), digest_size=8).hexdigest()
 
 
@@ -81,7 +83,7 @@ def base(template: str = "vpc.nft.j2") -> str:
 
     :param template: ``vpc.nft.j2``, ``fabric.nft.j2`` (a namespace of our own) or ``guard.nft.j2`` (one we share).
     """
-    return render(template, digest=base_digest(template), **_metadata())
+    return render(template, digest=base_digest(template), **_constants())
 
 
 def vpc_text(filters: Iterable[PortFilter]) -> str:
@@ -89,8 +91,12 @@ def vpc_text(filters: Iterable[PortFilter]) -> str:
     return base() + change((), (element for port in filters for element in port_elements(port)))
 
 
-def _metadata() -> dict[str, str]:
-    return {"metadata_v4": names.METADATA_V4, "metadata_v6": _number6(names.METADATA_V6)}
+def _constants() -> dict[str, object]:
+    return {
+        "metadata_v4": names.METADATA_V4,
+        "metadata_v6": _number6(names.METADATA_V6),
+        "router_lifetime": ROUTER_LIFETIME,
+    }
 
 
 def change(removed: Iterable[Element], added: Iterable[Element]) -> str:
@@ -176,6 +182,9 @@ def port_elements(port: PortFilter) -> frozenset[Element]:
     """The elements that bind a port to its MACs and addresses."""
     tap, local = port.tap, names.link_local(port.mac)
     found = {Element("ports", (tap,), port.subnet)}
+    owner = names.tap_owner(tap)
+    if owner is not None and owner[1] > 0:
+        found.add(Element("later", (tap,)))
     found |= {Element(name, (local,), tap) for name in ("local6", "local_target6")}
     for mac in (port.mac, *port.extra_macs):
         found |= {Element("macs", (tap, mac)), Element("hardware", (tap, mac))}

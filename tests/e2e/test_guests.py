@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lvagent.spec import names
 from tests.e2e.conftest import SshKey
 from tests.e2e.specs import guest, nic
 from tests.lab.host import LabHost
@@ -53,16 +54,24 @@ def twin(number: int, key: str, vpc: str, host: int, mark: str) -> dict[str, Any
     return guest(number, key, place, user_data=f"#!/bin/sh\necho {mark} > /root/mark\n")
 
 
+def two_nics(key: str) -> dict[str, Any]:
+    """A guest whose second NIC is in a subnet where others have their first."""
+    spec = twin(2, key, A, 6, "a6")
+    first = nic(A, "subnet-cccccccccc", net=1, host=6, vni=101)
+    return {**spec, "networks": [first, {**spec["networks"][0], "position": 1}]}
+
+
 @pytest.fixture(scope="module")
 def guests(agent_lab: LabHost, ssh_key: SshKey) -> Iterator[LabHost]:
-    """Two VPCs with the same addresses in both, two guests each."""
-    answers = [agent_lab.api("PUT", "/v1/vms/i-0000000001", seed(ssh_key.public))]
-    for number, vpc, host, mark in ((2, A, 6, "a6"), (3, B, 5, "b5"), (4, B, 6, "b6")):
-        spec = twin(number, ssh_key.public, vpc, host, mark)
-        answers.append(agent_lab.api("PUT", f"/v1/vms/{spec['id']}", spec))
-    assert [answer.status for answer in answers] == [201] * 4, [answer.text for answer in answers]
+    """Two VPCs with the same addresses in both; in the first one also a second subnet."""
+    key = ssh_key.public
+    twins = [twin(number, key, B, host, mark) for number, host, mark in ((3, 5, "b5"), (4, 6, "b6"))]
+    other = guest(5, key, nic(A, "subnet-cccccccccc", net=1, host=7, vni=101))
+    answers = [agent_lab.api("PUT", "/v1/vms/i-0000000001", seed(key))]
+    answers += [agent_lab.api("PUT", f"/v1/vms/{spec['id']}", spec) for spec in (two_nics(key), *twins, other)]
+    assert [answer.status for answer in answers] == [201] * 5, [answer.text for answer in answers]
     yield agent_lab
-    for number in (1, 2, 3, 4):
+    for number in range(1, 6):
         agent_lab.api("DELETE", f"/v1/vms/i-{number:010}?volumes=delete")
 
 
@@ -83,21 +92,43 @@ def test_the_seed_spelling_gives_a_guest_with_both_its_addresses(guests: LabHost
 
 @pytest.mark.parametrize(("vpc", "host", "name"), [(A, 6, "a6"), (B, 5, "b5"), (B, 6, "b6")])
 def test_each_guest_has_its_own_user_data(guests: LabHost, ssh_key: SshKey, vpc: str, host: int, name: str) -> None:
-    assert say(guests, ssh_key, vpc, f"10.0.0.{host}", "cat /root/mark") == name
+    wait = "i=0; until [ -s /root/mark ] || [ $i -ge 30 ]; do sleep 1; i=$((i + 1)); done; cat /root/mark"
+    assert say(guests, ssh_key, vpc, f"10.0.0.{host}", wait) == name
+
+
+def test_a_second_nic_has_its_addresses_and_brings_no_default_route(guests: LabHost, ssh_key: SshKey) -> None:
+    addresses = say(guests, ssh_key, A, "10.0.1.6", "ip -o addr show dev eth1")
+    assert "inet 10.0.0.6/24" in addresses
+    assert "inet6 fd00:a::6/" in addresses
+    routes = say(guests, ssh_key, A, "10.0.1.6", "ip route; ip -6 route").splitlines()
+    assert [" ".join(route.split()[:5]) for route in routes if route.startswith("default")] == [
+        "default via 10.0.1.1 dev eth0",
+        f"default via {gateway_link_local('subnet-cccccccccc')} dev eth0",
+    ]
+
+
+def gateway_link_local(subnet: str) -> str:
+    return names.link_local(names.gateway_mac(subnet))
+
+
+def test_subnets_of_a_vpc_route_to_each_other(guests: LabHost, ssh_key: SshKey) -> None:
+    say(guests, ssh_key, A, "10.0.1.7", "hostname")
+    for target in ("10.0.1.7", "fd00:a:0:1::7"):
+        say(guests, ssh_key, A, "10.0.0.5", f"ping -c 2 -W 5 {target}")
 
 
 @pytest.mark.parametrize("vpc", [A, B])
 def test_neighbours_reach_each_other(guests: LabHost, ssh_key: SshKey, vpc: str) -> None:
     for target in ("10.0.0.6", "fd00:a::6"):
         say(guests, ssh_key, vpc, "10.0.0.5", f"ping -c 2 -W 5 {target}")
-    mac = guests.api("GET", f"/v1/vms/i-{2 if vpc == A else 4:010}").json["ports"][0]["mac"]
+    mac = guests.api("GET", f"/v1/vms/i-{2 if vpc == A else 4:010}").json["ports"][-1]["mac"]
     assert mac in say(guests, ssh_key, vpc, "10.0.0.5", "ip neigh show 10.0.0.6")
 
 
 def test_names_resolve_inside_the_vpc(guests: LabHost, ssh_key: SshKey) -> None:
     found = say(guests, ssh_key, A, "10.0.0.5", "nslookup i-0000000002.vpc.internal")
-    assert "10.0.0.6" in found
-    assert "fd00:a::6" in found
+    assert "10.0.1.6" in found
+    assert "fd00:a:0:1::6" in found
     assert "10.0.0.6" not in say(guests, ssh_key, A, "10.0.0.5", "nslookup i-0000000004.vpc.internal || true")
 
 
@@ -112,7 +143,7 @@ def test_a_guest_reaches_neither_the_host_nor_the_other_vpc(guests: LabHost, ssh
 
 def test_virsh_sees_it_all(guests: LabHost) -> None:
     names = guests.virsh("list", "--name").stdout.split()
-    assert sorted(names) == [f"i-{number:010}" for number in (1, 2, 3, 4)]
+    assert sorted(names) == [f"i-{number:010}" for number in range(1, 6)]
     xml = guests.virsh("dumpxml", "i-0000000002").stdout
     assert "urn:lvagent:vm:1" in xml
     assert "echo a6" not in xml, "user data is a secret"
@@ -164,7 +195,7 @@ def test_running_guests_never_notice_that_the_agent_is_killed(guests: LabHost, s
         output = ping.result()
     assert " 0% packet loss" in output, output
     listed = guests.api("GET", "/v1/vms").json["items"]
-    assert [one["state"] for one in listed] == ["running"] * 4
+    assert [one["state"] for one in listed] == ["running"] * 5
     assert say(guests, ssh_key, A, "10.0.0.5", "wget -q -O - http://169.254.169.254/latest/meta-data/instance-id") == (
         "i-0000000001"
     )
@@ -172,7 +203,7 @@ def test_running_guests_never_notice_that_the_agent_is_killed(guests: LabHost, s
 
 def test_after_the_last_delete_the_host_is_as_before(agent_lab: LabHost, ssh_key: SshKey) -> None:
     """Runs on the lab of the guests above, after them: with what they left (nothing) as the beginning."""
-    for number in (1, 2, 3, 4):
+    for number in range(1, 6):
         agent_lab.api("DELETE", f"/v1/vms/i-{number:010}?volumes=delete")
     before = agent_lab.snapshot()
     spec = twin(7, ssh_key.public, A, 9, "x")

@@ -60,12 +60,14 @@ class FakeAgent:
         if self.dies:
             request.connection.shutdown(socket.SHUT_RDWR)
             return
-        raw = self.body.encode()
+        with contextlib.suppress(BrokenPipeError):  # the hook waits no longer
+            self._send(request, self.body.encode())
+
+    def _send(self, request: http.server.BaseHTTPRequestHandler, raw: bytes) -> None:
         request.send_response(self.status)
         request.send_header("Content-Length", str(len(raw)))
         request.end_headers()
-        with contextlib.suppress(BrokenPipeError):  # the hook waits no longer
-            request.wfile.write(raw)
+        request.wfile.write(raw)
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):

@@ -262,14 +262,22 @@ def test_the_gateway_answers_arp_nd_and_pings(lan: Lan) -> None:
     assert lan.a.gets(lambda got: from_gateway(got) and b"lvagent!" in got)
 
 
+def answered(asking: Guest, question: bytes) -> bool:
+    """Whether ARP is answered; asked again as a guest does, for a bridge with its first port takes up to a second."""
+    for _ in range(6):
+        asking.send(question)
+        if asking.gets(lambda got: got[12:14] == b"\x08\x06" and got[20:22] == b"\0\2"):
+            return True
+    return False
+
+
 def test_a_neighbour_in_another_subnet_is_reached_through_the_gateway(
     lan: Lan, network: Network, guest: Callable[[str], Guest]
 ) -> None:
     other = port(9, subnet="subnet-bbbbbbbbbb", third=1)
     far = guest(other.tap)
     network.plug(other, plug(other))
-    far.send(frames.arp(other.mac, 1, "10.0.1.9", "10.0.1.1"))
-    assert far.gets(lambda got: got[12:14] == b"\x08\x06" and got[20:22] == b"\0\2")
+    assert answered(far, frames.arp(other.mac, 1, "10.0.1.9", "10.0.1.1"))
     packet = frames.ipv4(A4, "10.0.1.9", UDP, frames.udp(5, 6, b"routed and not bridged"))
     lan.a.send(frames.ethernet(A.mac, GATEWAY_MAC, IPV4, packet))
     assert far.gets(lambda got: b"routed and not bridged" in got)

@@ -43,7 +43,7 @@ def structure(xml: str) -> list[tuple[str, list[str]]]:
     """What a parser sees apart from the values: each element's path, and its attributes' names."""
     tree = etree.fromstring(xml.encode()).getroottree()
     nodes = tree.getroot().iter()
-    return [(tree.getelementpath(node), sorted(node.attrib)) for node in nodes]
+    return [(tree.getelementpath(node), sorted(map(str, node.attrib))) for node in nodes]
 
 
 BENIGN = structure(rendered(*with_strings("benign")))
