@@ -17,6 +17,7 @@ COMMANDS = {
     "plan": ("lvagent.commands.plan:plan", "Show what making a VM would do; touches nothing."),
     "image": ("lvagent.commands.image:group", "Build and list the images volumes are made from."),
     "hook": ("lvagent.commands.hook:group", "Install, remove or show the libvirt hook."),
+    "service": ("lvagent.commands.service:group", "Install, remove or show the systemd unit and what goes with it."),
     "serve": ("lvagent.commands.serve:serve", "Run the agent in the foreground."),
 }
 """Each command: where it is, and what it is for."""

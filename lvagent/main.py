@@ -13,6 +13,7 @@ import os
 import queue
 import resource
 import signal
+import socket
 import sys
 import threading
 import time
@@ -28,14 +29,13 @@ from lvagent.api.hooks import HookServer
 from lvagent.api.server import ApiServer
 from lvagent.config import Settings
 from lvagent.errors import HostError
-from lvagent.host import files, host
+from lvagent.host import host
 from lvagent.host.dnsmasq import DhcpServer
 from lvagent.host.imds import MetadataService
 from lvagent.host.libvirt import Hypervisor
 from lvagent.host.network import Network
 from lvagent.host.volumes import VolumeStore
 from lvagent.observe.events import LibvirtEvents, run_event_loop
-from lvagent.render import hook as hook_texts
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +85,7 @@ def serve(settings: Settings) -> int:
         run_event_loop()
         with _serving(build(settings), settings) as names:
             log.info("serving on %s", settings.api_socket)
+            _notify("READY=1")
             stopped.wait()
             log.info("stopping; VMs go on running")
             names.put(STOP)
@@ -166,6 +167,18 @@ def _alone(settings: Settings) -> Iterator[None]:
         yield
 
 
+def _notify(state: str) -> None:
+    """Tell the service manager (sd_notify(3)); from READY on, what the unit is ordered before may start.
+
+    Ready means that the sockets listen: libvirtd, whose autostart domains ask on them, comes after.
+    """
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+
+
 def _raise_limits() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = max(hard, OPEN_FILES)
@@ -173,53 +186,3 @@ def _raise_limits() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     except (ValueError, OSError):  # not allowed to raise the hard limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-# the hook
-
-HOOK_NAME = "lvagent"
-MARK = "lvagent"
-
-
-def hook_path(settings: Settings) -> Path:
-    """Where libvirt looks for the hook."""
-    return Path(settings.paths.hooks) / "qemu.d" / HOOK_NAME
-
-
-def hook_text(settings: Settings) -> str:
-    """The hook for this installation: it finds this very code when it has to work alone."""
-    places = [place for place in sys.path if place and Path(place).is_dir()]
-    tree = str(Path(__file__).parent.parent)
-    paths = f"import sys; sys.dont_write_bytecode = True; sys.path[:0] = {[tree, *places]!r}"
-    bootstrap = f"{paths}; from lvagent.hook import main; main()"
-    return hook_texts.hook_script(settings.hook_socket, "/usr/bin/python3", bootstrap, 10.0)
-
-
-def install_hook(settings: Settings) -> bool:
-    """Write the hook, as a real file, if it is not there as it should be.
-
-    :return: whether it was written; libvirt finds a new hook only when it starts or reloads.
-    :raise HostError: something of that name is not ours.
-    """
-    path, text = hook_path(settings), hook_text(settings)
-    try:
-        if path.exists():
-            there = path.read_text()
-            if there == text and not path.is_symlink():
-                return False
-            if MARK not in there:
-                raise HostError(str(path), "write", "a hook of that name is there that is not of lvagent")
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        files.write(path, text, mode=0o755)
-    except OSError as error:
-        raise HostError(str(path), "write", error.strerror or str(error)) from error
-    return True
-
-
-def remove_hook(settings: Settings) -> bool:
-    """Take the hook away if it is ours; whether it was there."""
-    path = hook_path(settings)
-    if not path.exists() or MARK not in path.read_text():
-        return False
-    files.remove(path)
-    return True
