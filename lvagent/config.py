@@ -90,7 +90,7 @@ class Vpc:
 @dataclass(frozen=True, slots=True)
 class Guests:
     """How domains are rendered. ``accel``: auto, kvm, tcg. ``cpu``: host-model, host-passthrough, maximum,
-    or the name of a model (empty: host-model with KVM, ``max`` without). ``firmware``: bios, uefi."""
+    or the name of a model (empty: host-model with KVM, Nehalem without). ``firmware``: bios, uefi."""
 
     accel: str = "auto"
     cpu: str = ""

@@ -13,11 +13,11 @@ import sys
 
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
-from lvagent.agent.plug import check_taps, entry_of, parse_domain, taps_of
+from lvagent.agent.plug import check_phase, check_taps, entry_of, parse_domain, taps_of
 from lvagent.agent.policy import locks_folder, policy
 from lvagent.agent.trace import Trace
 from lvagent.config import Settings, load
-from lvagent.errors import LvagentError
+from lvagent.errors import HostError, LvagentError
 from lvagent.host.dnsmasq import DhcpServer
 from lvagent.host.imds import MetadataService
 from lvagent.host.network import Network
@@ -39,6 +39,9 @@ def alone(vm: str, xml: str, settings: Settings) -> None:
         return  # a stranger's domain whose name looks like ours
     entry = entry_of(parse_element(text))
     taps = taps_of(parse_domain(xml))
+    if entry.spec.id != vm:
+        raise HostError(vm, "plug", f"its element is that of {entry.spec.id}")
+    check_phase(entry)
     check_taps(vm, entry.spec, taps)
     index = Index()
     index.adopt(entry)

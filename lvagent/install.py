@@ -36,12 +36,14 @@ def _tree() -> str:
 
 
 def _places() -> list[str]:
-    return [_tree(), *(place for place in sys.path if place and Path(place).is_dir())]
+    """Where this code and its libraries are; not the folder that happens to be the current one."""
+    here = str(Path.cwd())
+    return [_tree(), *(place for place in sys.path if place and place != here and Path(place).is_dir())]
 
 
 def service_texts() -> dict[Path, str]:
     """The unit of the agent, and the files that keep network daemons off its links, by the place of each."""
-    command = ["/usr/bin/env", f"PYTHONPATH={_tree()}", sys.executable, "-m", "lvagent", "serve"]
+    command = ["/usr/bin/env", f"PYTHONPATH={_tree()}", sys.executable, "-P", "-m", "lvagent", "serve"]
     return {
         Path("/etc/systemd/system/lvagent.service"): unit.service_unit(command),
         Path("/etc/systemd/network/05-lvagent.network"): unit.networkd_unmanaged(),

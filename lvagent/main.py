@@ -142,7 +142,6 @@ def _folders(settings: Settings) -> None:
     for folder, mode in (
         (paths.run, 0o755),
         (paths.state, 0o700),
-        (paths.vpcs, 0o700),
         (paths.images, 0o755),
         *((folder, 0o711) for folder in settings.volumes.folders),
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,6 +81,8 @@ class Agent:
         with self._locks.hold(spec.id):
             entry = self._index.get(spec.id)
             trace = Trace(watch)
+            if entry is not None and (entry.phase is Phase.CREATING or entry.domain is None):
+                entry = self._recovery.look(spec.id)  # a create that was not undone wholly; a domain undefined by hand
             if entry is None:
                 self._vms.create(spec, trace)
                 return self._result(Outcome.CREATED, spec.id)
@@ -87,10 +90,11 @@ class Agent:
                 raise Conflict(
                     f"{spec.id} is being deleted", path="id", other=spec.id, hint="try again when it is gone"
                 )
-            if entry.spec == spec:
+            if entry.spec == spec and not entry.outdated:
                 return self._result(Outcome.UNCHANGED, spec.id)
-            if create_only:
+            if create_only and entry.spec != spec:
                 raise Conflict(f"{spec.id} exists with another spec", path="id", other=spec.id, hint="PUT changes it")
+            self._vms.confirm(spec.id)
             self._vms.change(entry, spec, trace)
             return self._result(Outcome.CHANGED, spec.id)
 
@@ -102,7 +106,9 @@ class Agent:
         """Stop the VM and take it away. See ``api.protocol.Agent``."""
         self._ready()
         with self._locks.hold(vm):
-            self._vms.delete(self._entry(vm), Trace(watch), grace=grace, volumes=volumes)
+            entry = self._entry(vm)
+            self._vms.confirm(vm)
+            self._vms.delete(entry, Trace(watch), grace=grace, volumes=volumes)
 
     def power(self, vm: str, action: Action) -> VmStatus:
         """Start, shutdown, stop, reboot, reset, pause or resume."""
@@ -111,6 +117,7 @@ class Agent:
             entry = self._entry(vm)
             if entry.phase is Phase.DELETING:
                 raise Conflict(f"{vm} is being deleted", other=vm)
+            self._vms.confirm(vm)
             self._power.act(entry, action, Trace())
             return self._status(self._entry(vm))
 
@@ -212,12 +219,20 @@ class Agent:
 
     def observe(self, vm: str) -> None:
         """Look at one VM in libvirt, for something happened to it."""
+        asked_at = time.time()
+        known = self._index.get(vm)
         try:
             record = self._domains.record(vm)
+            self._index.observed(vm, None if record is None else record.state, asked_at=asked_at)
+            self._leave(known, self._index.get(vm))
         except LvagentError as error:
             log.warning("%s: %s", vm, error)
-            return
-        self._index.observed(vm, None if record is None else record.state)
+
+    def _leave(self, before: Entry | None, after: Entry | None) -> None:
+        """Take a VM out of the VPCs it ran in and no longer wants, now that it has stopped."""
+        if before is not None and after is not None:
+            for vpc in sorted(set(before.carried.vpcs) - set(after.carried.vpcs)):
+                self._networks.converge(vpc)
 
     def phases(self, vm: str) -> tuple[PhaseTime, ...]:
         """The phases of the VM's last put or start."""

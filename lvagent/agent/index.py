@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -34,6 +34,8 @@ class Entry:
     """A VM. ``spec`` is the wish, ``applied`` what its running guest was started with (None: it does not run).
 
     ``observed_at``: Unix time of the last look at libvirt; ``files``: volumes that the agent made (or is making).
+    ``former``: the wish before a change that is under way and may yet be undone; it stays claimed. ``outdated``: the
+    config that libvirt has is older than the wish (a ``virsh define`` of an old XML, or of one without our element).
     """
 
     spec: VmConfig
@@ -47,6 +49,8 @@ class Entry:
     timings: tuple[PhaseTime, ...] = ()
     error: str | None = None
     observed_at: float = 0.0
+    former: VmConfig | None = None
+    outdated: bool = False
 
     @property
     def carried(self) -> VmConfig:
@@ -65,6 +69,7 @@ class Index:
         self._entries: dict[str, Entry] = {}
         self._wishes = Claims()
         self._applied = Claims()
+        self._former = Claims()
         self.stale_since: float | None = None
         self.loaded = False  # whether libvirt has been read once, so that members are all the members
 
@@ -80,8 +85,21 @@ class Index:
     def check(self, spec: VmConfig) -> None:
         """Raise Conflict if the spec contradicts another VM's."""
         with self._lock:
-            self._wishes.check(spec)
-            self._applied.check(spec)
+            for claims in (self._wishes, self._applied, self._former):
+                claims.check(spec)
+
+    def check_start(self, spec: VmConfig) -> None:
+        """Raise Conflict if the spec contradicts what a VM has that runs, or is being made.
+
+        Two wishes that contradict each other cannot be put, but libvirt may bring them (a restore, a ``virsh define``).
+        """
+        with self._lock:
+            try:
+                self.check(spec)
+                return
+            except Conflict:
+                others = [entry for entry in self._entries.values() if entry.spec.id != spec.id]
+        Claims(entry.carried for entry in others if entry.applied or entry.phase is Phase.CREATING).check(spec)
 
     def claim(self, entry: Entry) -> None:
         """Add a new VM; from now on others conflict with it.
@@ -99,9 +117,10 @@ class Index:
         with self._lock:
             self._put(entry)
 
-    def update(self, vm: str, change: Change) -> Entry | None:
+    def update(self, vm: str, change: Change, *, checked: bool = True) -> Entry | None:
         """Replace an entry by a changed one; None if it is gone.
 
+        :param checked: whether a new wish is compared with the others; not for one that goes back to its former.
         :raise Conflict: the changed spec contradicts another VM's; nothing was changed.
         """
         with self._lock:
@@ -109,7 +128,7 @@ class Index:
             if entry is None:
                 return None
             changed = change(entry)
-            if changed.spec != entry.spec:
+            if checked and changed.spec != entry.spec:
                 self.check(changed.spec)
             self._put(changed)
             return changed
@@ -122,13 +141,24 @@ class Index:
         self._applied.drop(vm)
         if entry.applied is not None and entry.applied != entry.spec:
             self._applied.add(entry.applied)
+        self._former.drop(vm)
+        if entry.former is not None:
+            self._former.add(entry.former)
 
     def drop(self, vm: str) -> None:
         """Forget a VM."""
         with self._lock:
             if self._entries.pop(vm, None) is not None:
-                self._wishes.drop(vm)
-                self._applied.drop(vm)
+                for claims in (self._wishes, self._applied, self._former):
+                    claims.drop(vm)
+
+    def unshared(self, vm: str, paths: Iterable[str]) -> tuple[str, ...]:
+        """Those of these volumes that no other VM has: one may be shared by readers, or have been handed on."""
+        with self._lock:
+            others = [entry for entry in self._entries.values() if entry.spec.id != vm]
+        wishes = [spec for entry in others for spec in (entry.spec, entry.applied, entry.former) if spec is not None]
+        used = {volume.path for spec in wishes for volume in spec.volumes}
+        return tuple(path for path in paths if path not in used)
 
     def members(self, vpc: str) -> tuple[VmConfig, ...]:
         """The specs that a VPC must carry now, by id."""
@@ -141,10 +171,16 @@ class Index:
         with self._lock:
             return frozenset(vpc for entry in self._entries.values() for vpc in entry.carried.vpcs)
 
-    def observed(self, vm: str, state: DomainState | None) -> None:
-        """Note what libvirt said of a VM just now. One that does not run has nothing applied."""
+    def observed(self, vm: str, state: DomainState | None, *, asked_at: float | None = None) -> None:
+        """Note what libvirt said of a VM. One that does not run has nothing applied.
+
+        :param asked_at: Unix time at which libvirt was asked; an answer to an older question than what is known by now
+            says nothing. None: just now, by who holds the VM's lock.
+        """
 
         def change(entry: Entry) -> Entry:
+            if asked_at is not None and asked_at < entry.observed_at:
+                return entry
             active = state is not None and state.active
             applied = (entry.applied or entry.spec) if active else None
             return dataclasses.replace(entry, domain=state, applied=applied, observed_at=time.time())

@@ -6,6 +6,7 @@ moment, under the VPC's lock, from the members in the index; so whoever comes la
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import Protocol
 from lvagent.agent.index import Index
 from lvagent.agent.locks import VpcLocks
 from lvagent.agent.trace import Trace
+from lvagent.errors import HostError
 from lvagent.plan import diff, wanted
-from lvagent.plan.resources import Dhcp, Metadata, Netns, Plug, PortFilter, Resource
+from lvagent.plan.resources import Bridge, Dhcp, Metadata, Netns, Plug, PortFilter, Resource, Veth, Vxlan
 from lvagent.plan.wanted import Policy
+from lvagent.spec import names
 from lvagent.spec.vm import VmConfig
 
 log = logging.getLogger(__name__)
@@ -104,10 +107,13 @@ class Networks:
         Services go before the wires they stand on, and come after them.
         """
         with self.locks.services(vpc):
-            with self.locks.wires(vpc):
-                if self._index.members(vpc):
+            wired = bool(self._index.members(vpc))
+            if wired:
+                with self.locks.wires(vpc):
                     self._apply(vpc, remove=True)
             members = self._index.members(vpc)
+            if members and not wired:  # the first of a VPC has just come: what is served stands on wires
+                self.wire(vpc)
             self._serve_dhcp(vpc, members)
             self._serve_metadata(vpc, members)
             if not members:
@@ -121,8 +127,12 @@ class Networks:
 
     def _subtract(self, vpc: str, *, remove: bool) -> None:
         members = self._index.members(vpc)
-        steps = diff.subtract(wanted.network(vpc, members, self.policy), self._wires.observe(vpc))
-        if remove and steps.remove:
+        there = self._wires.observe(vpc)
+        steps = diff.subtract(wanted.network(vpc, members, self.policy), there)
+        unknown = {one.tap for one in there if isinstance(one, Plug)} - _taps(members)
+        if remove and steps.remove and unknown:
+            log.warning("%s: nothing is removed, %s is in it and nobody's", vpc, ", ".join(sorted(unknown)))
+        elif remove and steps.remove:
             log.info("%s: remove %s", vpc, "; ".join(map(diff.describe, steps.remove)))
             self._wires.remove(steps.remove)
         if steps.ensure:
@@ -132,14 +142,34 @@ class Networks:
     def _serve_dhcp(self, vpc: str, members: tuple[VmConfig, ...]) -> None:
         wish = wanted.dhcp(vpc, members, self.policy)
         if wish is None:
-            self._dhcp.remove(vpc)
-        elif self._dhcp.observe(vpc) != wish:
+            if not self._wires.taps(vpc):
+                self._dhcp.remove(vpc)
+            return
+        there = self._dhcp.observe(vpc)
+        if there is not None:
+            wish = self._keeping(wish, there, members)
+        if there != wish:
             self._dhcp.ensure(wish)
+
+    def _keeping(self, wish: Dhcp, there: Dhcp, members: tuple[VmConfig, ...]) -> Dhcp:
+        """The wish, and the reservations of running guests that nobody knows (their domain cannot be read)."""
+        known = _taps(members)
+        lost = [host for host in there.hosts if names.tap(host.vm, host.position) not in known]
+        taps = self._wires.taps(wish.vpc) if lost else frozenset()
+        kept = [host for host in lost if names.tap(host.vm, host.position) in taps]
+        bridges = {host.subnet for host in kept} - {subnet.name for subnet in wish.subnets}
+        subnets = [*wish.subnets, *(subnet for subnet in there.subnets if subnet.name in bridges)]
+        return dataclasses.replace(
+            wish,
+            subnets=tuple(sorted(subnets, key=lambda subnet: subnet.name)),
+            hosts=tuple(sorted([*wish.hosts, *kept], key=lambda host: (host.vm, host.position))),
+        )
 
     def _serve_metadata(self, vpc: str, members: tuple[VmConfig, ...]) -> None:
         wish = wanted.metadata(vpc, members, self.policy)
         if wish is None:
-            self._metadata.remove(vpc)
+            if not self._wires.taps(vpc):
+                self._metadata.remove(vpc)
         elif self._metadata.observe(vpc) != self._metadata.digest(wish):
             self._metadata.ensure(wish)
 
@@ -154,7 +184,15 @@ class Networks:
             }
             gone = [resource for resource in self._wires.fabric() if diff.identity(resource) not in kept]
             if gone:
+                gone = self._uncrossed(gone)
+            if gone:
                 self._wires.remove(sorted(gone, key=lambda resource: -resource.layer))
+
+    def _uncrossed(self, resources: Sequence[Resource]) -> list[Resource]:
+        """Those on which no veth hangs any more; others go with the VPC that they are for."""
+        there = (one for vpc in self._wires.vpcs() for one in self._wires.observe(vpc))
+        used = {one.vni for one in there if isinstance(one, Veth)}
+        return [one for one in resources if not (one.vni in used if isinstance(one, Bridge | Vxlan) else used)]
 
     def plug(
         self, spec: VmConfig, taps: frozenset[str], waits: Callable[[], bool], trace: Trace, *, within: float
@@ -179,15 +217,27 @@ class Networks:
             if nic.netname == vpc and place.tap in taps:
                 self._wires.plug(wanted.port_filter(spec, nic), place)
 
-    def replug(self, spec: VmConfig) -> None:
-        """Put taps of a running VM into their places that are not in them (a hook that could not, a hand)."""
-        for vpc in spec.vpcs:
-            with self.locks.wires(vpc):
-                there = self._wires.observe(vpc)
-                for nic in spec.networks:
-                    place = wanted.plug(spec, nic, self.policy)
-                    if nic.netname == vpc and place not in there:
-                        self._wires.plug(wanted.port_filter(spec, nic), place)
+    def replug(self, vpc: str, running: Sequence[VmConfig]) -> None:
+        """Put taps of running VMs into their places in a VPC that are not in them (a hook that could not, a hand)."""
+        places = [
+            (wanted.port_filter(spec, nic), wanted.plug(spec, nic, self.policy))
+            for spec in running
+            for nic in spec.networks
+            if nic.netname == vpc
+        ]
+        if not places:
+            return
+        with self.locks.wires(vpc):
+            there = self._wires.observe(vpc)
+            for bound, place in places:
+                if place not in there:
+                    self._put_back(bound, place)
+
+    def _put_back(self, bound: PortFilter, place: Plug) -> None:
+        try:
+            self._wires.plug(bound, place)
+        except HostError as error:  # libvirt is about to make the tap, or its qemu has just ended
+            log.warning("%s: %s", place.tap, error)
 
     def preview(self, vpc: str, members: Sequence[VmConfig]) -> diff.Steps:
         """The steps that these members would need; touches nothing."""
@@ -201,3 +251,7 @@ class Networks:
     def close(self) -> None:
         """Close what is open; the VPCs stay."""
         self._wires.close()
+
+
+def _taps(members: Sequence[VmConfig]) -> set[str]:
+    return {names.tap(spec.id, nic.position) for spec in members for nic in spec.networks}

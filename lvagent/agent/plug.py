@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 
@@ -51,12 +52,21 @@ def entry_of(element: Element) -> Entry:
     """An entry for a VM that only its XML tells of."""
     return Entry(
         spec=element.spec,
-        phase=Phase.LIVE,
+        phase=Phase.LIVE if element.power in ("running", "stopped") else Phase.DELETING,
         revision=element.revision,
         power=element.power,
         created=element.created,
         files=element.files,
     )
+
+
+def check_phase(entry: Entry) -> None:
+    """Refuse a VM that is being deleted: it would run on after its domain is gone.
+
+    :raise HostError: it is.
+    """
+    if entry.phase is Phase.DELETING:
+        raise HostError(entry.spec.id, "start", "it is being deleted")
 
 
 def check_taps(vm: str, spec: VmConfig, taps: frozenset[str]) -> None:
@@ -66,7 +76,24 @@ def check_taps(vm: str, spec: VmConfig, taps: frozenset[str]) -> None:
     """
     unknown = taps - {names.tap(vm, nic.position) for nic in spec.networks}
     if unknown:
-        raise HostError(f"port {', '.join(sorted(unknown))} of {vm}", "plug", "its spec has no such network")
+        hint = f"PUT its spec again; one that was saved with an older spec: virsh managedsave-remove {vm}"
+        port = f"port {', '.join(sorted(unknown))} of {vm}"
+        raise HostError(port, "plug", f"its spec has no such network ({hint})")
+
+
+def brought(xml: str, entry: Entry) -> VmConfig:
+    """What the guest of this XML has: the wish, or, restored from an older state, the machine it was then.
+
+    Its network is the wish's in any case, for that is what its ports are bound to.
+    """
+    text = find_element(xml)
+    element = parse_element(text) if text else None
+    if element is None or element.revision >= entry.revision:
+        return entry.spec
+    wish = entry.spec
+    return dataclasses.replace(
+        element.spec, networks=wish.networks, rules=wish.rules, keys=wish.keys, user_data=wish.user_data
+    )
 
 
 def with_hook(timings: tuple[PhaseTime, ...], hook: tuple[PhaseTime, ...]) -> tuple[PhaseTime, ...]:
@@ -100,11 +127,21 @@ class Plugger:
         if entry is None:
             return  # a stranger's domain whose name looks like ours
         taps = taps_of(domain)
+        check_phase(entry)
         check_taps(vm, entry.spec, taps)
-        self._index.update(vm, lambda now: dataclasses.replace(now, applied=now.spec))
-        self._networks.plug(entry.spec, taps, waits, trace, within=LOCK_SECONDS)
+        self._index.check_start(entry.spec)
+        self._apply(vm, brought(xml, entry))
+        try:
+            self._networks.plug(entry.spec, taps, waits, trace, within=LOCK_SECONDS)
+        except LvagentError:
+            self._apply(vm, entry.applied)
+            raise
         if entry.phase is not Phase.CREATING and self._index.loaded:  # else the first sweep serves, when all are known
             self._beside.submit(self._serve, entry.spec)
+
+    def _apply(self, vm: str, spec: VmConfig | None) -> None:
+        """Note what the VM runs with; what libvirt was asked before says nothing about it any more."""
+        self._index.update(vm, lambda now: dataclasses.replace(now, applied=spec, observed_at=time.time()))
 
     def _entry(self, vm: str, xml: str) -> Entry | None:
         entry = self._index.get(vm)
@@ -114,6 +151,7 @@ class Plugger:
         made = entry_of(parse_element(element))
         if made.spec.id != vm:
             raise HostError(vm, "plug", f"its element is that of {made.spec.id}")
+        self._index.check_start(made.spec)
         self._index.adopt(made)
         return made
 

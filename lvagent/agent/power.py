@@ -8,10 +8,11 @@ from lvagent.agent.index import Entry, Index, Phase
 from lvagent.agent.ports import Domains
 from lvagent.agent.trace import Trace
 from lvagent.agent.vms import Vms
-from lvagent.errors import Conflict
+from lvagent.errors import Conflict, NotFound
 from lvagent.spec.status import Action, State
 
 NEEDS = {
+    Action.START: (State.STOPPED, State.CRASHED, State.RUNNING),
     Action.SHUTDOWN: (State.RUNNING,),
     Action.REBOOT: (State.RUNNING,),
     Action.RESET: (State.RUNNING, State.PAUSED),
@@ -51,9 +52,16 @@ class Power:
         self._wish(entry, WISHES.get(action))
         with trace.phase(action):
             self._do(vm, action)
-        self._index.observed(vm, self._domains.state(vm))
+        self._look(vm)
         if action is Action.START:
             self._vms.told(vm, trace)
+
+    def _look(self, vm: str) -> None:
+        try:
+            state = self._domains.state(vm)
+        except NotFound:  # undefined by hand while it ran: it went with its qemu
+            state = None
+        self._index.observed(vm, state)
 
     def _wish(self, entry: Entry, power: str | None) -> None:
         if power is None or entry.power == power:

@@ -71,6 +71,8 @@ class Preview:
 
     def _steps(self, entry: Entry | None, wish: Entry, members: dict[str, tuple[VmConfig, ...]]) -> tuple[str, ...]:
         vm = wish.spec.id
+        if entry is not None and entry.spec == wish.spec:
+            return ()
         steps = [f"define domain {vm}"] if entry is None else [f"change domain {vm}"]
         made = wish.files if entry is None else wish.files[len(entry.files) :]
         steps += [f"make volume {path}" for path in made]

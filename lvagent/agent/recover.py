@@ -7,22 +7,26 @@ nothing; and it never waits for a VM that somebody works on, but leaves it to th
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import time
 
-from lvagent.agent.index import Entry, Index
+from lvagent.agent.index import Entry, Index, Phase
 from lvagent.agent.locks import VmLocks
 from lvagent.agent.networks import Networks
 from lvagent.agent.plug import entry_of
 from lvagent.agent.ports import Domains, VolumeFolders
 from lvagent.agent.trace import Trace
-from lvagent.agent.vms import ABSENT, ABSENT_WITH_VOLUMES, Vms, with_live_fields
-from lvagent.errors import LvagentError
+from lvagent.agent.vms import ABSENT_WITH_VOLUMES, Vms, with_live_fields
+from lvagent.errors import LvagentError, SpecError
 from lvagent.host.libvirt import DomainRecord
 from lvagent.render.element import Element, find_element, parse_element
+from lvagent.spec import names
 from lvagent.spec.vm import VmConfig
 
 log = logging.getLogger(__name__)
+
+OUTDATED = "libvirt has an older definition of it than what was asked for: PUT it again"
 
 
 class Recovery:
@@ -78,20 +82,26 @@ class Recovery:
                 message = str(error)
                 self._index.update(vm, lambda now: dataclasses.replace(now, error=message))
 
+    def look(self, vm: str) -> Entry | None:
+        """Settle one VM now; the caller holds its lock.
+
+        :return: its entry; None if there is nothing of ours.
+        """
+        self._settle(vm, self._domains.record(vm))
+        return self._index.get(vm)
+
     def _settle(self, vm: str, record: DomainRecord | None) -> None:
         if self._may_be_old(vm, record):
             record = self._domains.record(vm)
-        if record is None:
+        entry = None if record is None else self._read(record)
+        if record is None or entry is None:
             self._index.drop(vm)
-            return
-        entry = self._read(record)
-        if entry is None:
-            return
-        if entry.power in (ABSENT, ABSENT_WITH_VOLUMES):
+        elif entry.phase is Phase.DELETING:
             log.info("%s: going on with its delete", vm)
             self._vms.delete(entry, Trace(), grace=0, volumes=entry.power == ABSENT_WITH_VOLUMES)
+        elif entry.outdated:
+            return  # shown, never obeyed by itself
         elif entry.created is None and not record.state.active:
-            log.info("%s: was never finished, removing what there is of it", vm)
             self._discard(entry)
         elif entry.created is None:
             self._vms.keep(entry)
@@ -99,37 +109,49 @@ class Recovery:
             self._revive(entry, record)
 
     def _may_be_old(self, vm: str, record: DomainRecord | None) -> bool:
-        """Whether a put, a delete or an event may have come between reading the list and taking the VM's lock."""
+        """Whether a put, a delete, a hook or an event may have come between reading the list and taking the lock."""
         known = self._index.get(vm)
         if not self._index.loaded:
-            return False
+            return known is not None  # a hook brought it
         return record is None or known is None or known.domain != record.state or not self._same(known, record)
 
     def _same(self, known: Entry, record: DomainRecord) -> bool:
-        text = find_element(record.config)
-        return text is not None and parse_element(text).revision == known.revision
+        found = _element(record.config)
+        return found is not None and found.revision == known.revision
 
     def _read(self, record: DomainRecord) -> Entry | None:
-        """The entry of a domain as libvirt has it, put into the index; None for a stranger's."""
-        text = find_element(record.config) or (find_element(record.live) if record.live else None)
-        if text is None:
-            return None
-        wish = parse_element(text)
-        if wish.spec.id != record.vm:
-            return None  # a copy of one of ours under another name
-        live_text = find_element(record.live) if record.live else None
-        live = parse_element(live_text) if live_text else None
+        """The entry of a domain as libvirt has it, put into the index; None for a stranger's.
+
+        :raise SpecError: it is ours and cannot be read.
+        """
         known = self._index.get(record.vm)
+        config, live = _element(record.config), _element(record.live)
+        wish = max((one for one in (config, live) if one), key=lambda one: one.revision, default=None)
+        if wish is None:
+            _check_strange(record)
+        if wish is None or wish.spec.id != record.vm:
+            return None  # a stranger's, or a copy of one of ours under another name
+        if known is not None and known.revision > (config.revision if config else -1):
+            entry = dataclasses.replace(known, outdated=True)
+        else:
+            entry = self._entry(wish, known, outdated=wish is not config)
         entry = dataclasses.replace(
-            entry_of(wish),
-            spec=self._with_secret(wish, known),
+            entry,
             applied=self._applied(wish, live, known, active=record.state.active),
             domain=record.state,
             observed_at=time.time(),
-            timings=known.timings if known else (),
+            error=OUTDATED if entry.outdated else None,
         )
         self._index.adopt(entry)
         return entry
+
+    def _entry(self, wish: Element, known: Entry | None, *, outdated: bool) -> Entry:
+        return dataclasses.replace(
+            entry_of(wish),
+            spec=self._with_secret(wish, known),
+            timings=known.timings if known else (),
+            outdated=outdated,
+        )
 
     def _with_secret(self, wish: Element, known: Entry | None) -> VmConfig:
         if not wish.has_user_data:
@@ -149,20 +171,23 @@ class Recovery:
     def _discard(self, entry: Entry) -> None:
         """Take away a VM that was never finished: its volumes were made for it and hold nothing yet."""
         vm = entry.spec.id
-        self._volumes.remove(vm, entry.files)
+        if self._domains.state(vm).active:
+            return  # libvirt was just starting it
+        log.info("%s: was never finished, removing what there is of it", vm)
+        self._volumes.remove(vm, self._index.unshared(vm, entry.files))
         self._domains.drop_secret(vm)
         self._domains.undefine(vm)
         self._index.drop(vm)
 
     def _revive(self, entry: Entry, record: DomainRecord) -> None:
-        """A running one: its taps in their places. One that was wanted running before the host's last boot: start."""
-        text = find_element(record.config)
-        boot_id = parse_element(text).boot_id if text else None
-        if record.state.active:
-            self._networks.replug(entry.carried)
-        elif entry.power == "running" and boot_id != self._boot_id:
+        """Start one that was wanted running before the host's last boot."""
+        found = _element(record.config)
+        booted = found is None or found.boot_id != self._boot_id
+        if booted and not record.state.active and entry.power == "running":
             log.info("%s: the host was booted since, starting it again", entry.spec.id)
             self._domains.start(entry.spec.id)
+            self._vms.keep(entry)
+        elif booted and record.state.active:  # by libvirt's autostart, or by hand: that is noted, once
             self._vms.keep(entry)
 
     def _orphan_secret(self, vm: str) -> None:
@@ -171,9 +196,34 @@ class Recovery:
                 self._domains.drop_secret(vm)
 
     def _converge(self) -> None:
+        running = [entry.carried for entry in self._index.all() if entry.domain is not None and entry.domain.active]
         for vpc in sorted(self._networks.known()):
             try:
                 self._networks.converge(vpc)
+                self._networks.replug(vpc, running)
             except LvagentError as error:
                 log.warning("%s: %s", vpc, error)
         self._networks.tidy_fabric()
+
+
+@functools.lru_cache(maxsize=1024)
+def _element(xml: str | None) -> Element | None:
+    """The element in a domain's XML; None if it has none, or one that cannot be read.
+
+    Remembered: from one sweep to the next most XML is the same, and reading it is most of a sweep's work.
+    """
+    try:
+        text = find_element(xml) if xml else None
+        return parse_element(text) if text else None
+    except SpecError as error:
+        log.warning("%s", error)
+        return None
+
+
+def _check_strange(record: DomainRecord) -> None:
+    """Tell a domain of ours that cannot be read from a stranger's.
+
+    :raise SpecError: it bears our mark.
+    """
+    if names.ELEMENT_NAMESPACE in record.config or names.ELEMENT_NAMESPACE in (record.live or ""):
+        raise SpecError("metadata", "the element of lvagent cannot be read", f"mend it: virsh edit {record.vm}")

@@ -18,15 +18,20 @@ class Undo:
     """A context that undoes what was added to it when an exception leaves it.
 
     A step of the undoing that fails is logged and does not keep the others from their turn, nor does it hide the error
-    that began it all; what stays behind is found by the next sweep.
+    that began it all. Only a step that is the ground of those after it (a domain must have ended before its volumes go)
+    ends the undoing when it fails: what stays behind is whole, and the next sweep finds it.
     """
 
     def __init__(self) -> None:
-        self._steps: list[Callable[[], object]] = []
+        self._steps: list[tuple[Callable[[], object], bool]] = []
 
     def add(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """Remember how to undo the step that was (or is about to be) done."""
-        self._steps.append(lambda: function(*args, **kwargs))
+        self._steps.append((lambda: function(*args, **kwargs), False))
+
+    def ground(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """As ``add``; if it fails, the steps that were added before it are left undone."""
+        self._steps.append((lambda: function(*args, **kwargs), True))
 
     def forget(self) -> None:
         """All went well: nothing is to be undone any more."""
@@ -39,8 +44,10 @@ class Undo:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         while error is not None and self._steps:
-            step = self._steps.pop()
+            step, ground = self._steps.pop()
             try:
                 step()
             except LvagentError as failure:
                 log.warning("undoing: %s", failure)
+                if ground:
+                    self._steps.clear()

@@ -28,9 +28,10 @@ from lvagent.host import files
 from lvagent.host.libvirt import STARTED
 from lvagent.plan import wanted
 from lvagent.render.domain import DomainOptions, datasource_of, domain_uuid, domain_xml
-from lvagent.render.element import Element, render_element
+from lvagent.render.element import Element, find_element, render_element
 from lvagent.spec.dump import digest
 from lvagent.spec.parse import changes
+from lvagent.spec.status import State
 from lvagent.spec.vm import VmConfig, Volume
 
 log = logging.getLogger(__name__)
@@ -131,12 +132,9 @@ class Vms:
 
     def _define_new(self, entry: Entry, xml: str, undo: Undo) -> None:
         vm = entry.spec.id
-        try:
-            self._domains.define(vm, xml)
-        except HostError as error:
-            if self._domains.record(vm) is None:
-                raise
-            raise Conflict(f"libvirt has a domain {vm} that is not of lvagent", path="id", other=vm) from error
+        if self._domains.record(vm) is not None:  # libvirt would replace a domain of this name and UUID
+            raise Conflict(f"libvirt has a domain {vm} that is not of lvagent", path="id", other=vm)
+        self._domains.define(vm, xml)
         undo.add(self._domains.undefine, vm)
         if entry.spec.user_data is not None:
             undo.add(self._domains.drop_secret, vm)
@@ -149,7 +147,7 @@ class Vms:
 
     def _make_volume(self, vm: str, volume: Volume, undo: Undo) -> None:
         self._volumes.make(vm, volume)
-        undo.add(self._volumes.remove, vm, [volume.path])
+        undo.ground(self._volumes.remove, vm, [volume.path])
 
     def _start(self, entry: Entry, trace: Trace, undo: Undo) -> None:
         """Start the domain; beside it the VPC is wired and served.
@@ -159,7 +157,7 @@ class Vms:
         """
         vm = entry.spec.id
         beside = self._beside.submit(self._connect, entry.spec.vpcs, trace)
-        undo.add(self._domains.destroy, vm)
+        undo.ground(self._domains.destroy, vm)
         try:
             with trace.phase("start"):
                 self._domains.start(vm)
@@ -193,8 +191,8 @@ class Vms:
                 entry,
                 created=entry.created or now,
                 phase=Phase.LIVE,
-                applied=entry.spec,
-                domain=STARTED,
+                applied=entry.applied or entry.spec,
+                domain=entry.domain if entry.domain is not None and entry.domain.active else STARTED,
                 observed_at=time.time(),
             )
 
@@ -215,21 +213,31 @@ class Vms:
             wanted.check_mtu(spec, self._networks.policy)
             self._check_uuid(entry.spec, spec)
             new = self._volumes.check(spec.volumes)
-        wish = dataclasses.replace(entry, spec=spec, revision=entry.revision + 1, files=(*entry.files, *new))
-        if entry.applied is not None:
-            wish = dataclasses.replace(wish, applied=with_live_fields(entry.applied, spec))
-        with Undo() as undo:
-            undo.add(self._restore, entry, spec)
-            self._index.update(vm, lambda _now: wish)
+        with Undo() as outer, Undo() as undo:
+            outer.add(self._restore, entry, spec)
+            wish = self._index.update(vm, lambda now: changed(now, spec, new))
+            if wish is None:
+                raise NotFound("vm", vm)
             with trace.phase("volume"):
-                self._make_volumes(spec, new, undo)
+                self._add_volumes(entry, wish, new, undo)
             with trace.phase("define"):
                 self._redefine(entry, wish, undo)
             with trace.phase("wire"):
-                self._converge(sorted({*entry.carried.vpcs, *wish.carried.vpcs}))
+                self._converge(sorted({*entry.carried.vpcs, *entry.spec.vpcs, *spec.vpcs}))
             undo.forget()
-        self._index.update(vm, lambda now: dataclasses.replace(now, timings=trace.phases, error=None))
+            outer.forget()
+        self._index.update(vm, lambda now: dataclasses.replace(now, timings=trace.phases, error=None, former=None))
         return restart_needed(wish)
+
+    def _add_volumes(self, entry: Entry, wish: Entry, new: Sequence[str], undo: Undo) -> None:
+        """Make the volumes that a change brings; it is written first that they are ours, for a crash may come."""
+        vm = entry.spec.id
+        if not new:
+            return
+        undo.add(self._domains.set_element, vm, self.element(entry, entry.spec), config=True, live=False)
+        noted = dataclasses.replace(entry, files=wish.files)
+        self._domains.set_element(vm, self.element(noted, entry.spec), config=True, live=False)
+        self._make_volumes(wish.spec, new, undo)
 
     def _check_uuid(self, old: VmConfig, new: VmConfig) -> None:
         """A domain keeps its UUID for life, and the guest's datasource is told by it."""
@@ -238,13 +246,29 @@ class Vms:
             hint = "delete the VM (its volumes stay) and create it again"
             raise Conflict("a VM cannot be changed to or from the ec2 datasource", path="datasource", hint=hint)
 
+    def confirm(self, vm: str) -> None:
+        """Make sure that libvirt's domain is still ours: somebody may have put another one in its place.
+
+        :raise Conflict: it is a stranger's by now; nothing is done to it.
+        """
+        record = self._domains.record(vm)
+        if record is not None and not any(find_element(xml) for xml in (record.config, record.live) if xml):
+            self._index.drop(vm)
+            raise Conflict(f"the domain {vm} is no longer of lvagent", other=vm, hint=f"look at it: virsh dumpxml {vm}")
+
     def _restore(self, entry: Entry, spec: VmConfig) -> None:
-        self._index.adopt(entry)
+        """Go back to a former wish; whether it runs, and with what, may have changed meanwhile."""
+
+        def change(now: Entry) -> Entry:
+            applied = None if now.applied is None else with_live_fields(now.applied, entry.spec)
+            return dataclasses.replace(entry, applied=applied, domain=now.domain, observed_at=now.observed_at)
+
+        self._index.update(entry.spec.id, change, checked=False)
         self._converge(sorted({*entry.carried.vpcs, *spec.vpcs}))
 
     def _redefine(self, old: Entry, new: Entry, undo: Undo) -> None:
         vm = new.spec.id
-        undo.add(self._domains.define, vm, self.xml(old))
+        undo.ground(self._domains.define, vm, self.xml(old))
         self._domains.define(vm, self.xml(new))
         if old.spec.user_data != new.spec.user_data:
             undo.add(self._keep_secret, vm, old.spec.user_data)
@@ -287,13 +311,13 @@ class Vms:
         power = ABSENT_WITH_VOLUMES if volumes else ABSENT
         gone = dataclasses.replace(entry, phase=Phase.DELETING, power=power)
         with trace.phase("mark"), contextlib.suppress(NotFound):  # undefined by hand: the rest is still to be done
-            self._domains.set_element(vm, self.element(gone, gone.spec), config=True, live=True)
+            self._domains.set_element(vm, self.element(gone, gone.carried), config=True, live=True)
         self._index.update(vm, lambda now: dataclasses.replace(now, phase=Phase.DELETING, power=power))
         with trace.phase("stop"):
             self.end(vm, grace)
         if volumes:
             with trace.phase("volumes"):
-                self._volumes.remove(vm, entry.files)
+                self._volumes.remove(vm, self._index.unshared(vm, entry.files))
         with trace.phase("undefine"):
             self._domains.drop_secret(vm)
             self._domains.undefine(vm)
@@ -310,7 +334,9 @@ class Vms:
         self._domains.destroy(vm)
 
     def _soften(self, vm: str, deadline: float) -> None:
-        if self._domains.state(vm).active:
+        if self._domains.state(vm).state is not State.RUNNING:
+            return  # a paused guest hears nothing
+        with contextlib.suppress(HostError):  # it went down, or was paused, just now
             self._domains.shutdown(vm)
         while self._domains.state(vm).active and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -318,6 +344,19 @@ class Vms:
     def close(self) -> None:
         """Wait for what runs beside."""
         self._beside.shutdown(wait=True)
+
+
+def changed(entry: Entry, spec: VmConfig, new: Sequence[str]) -> Entry:
+    """An entry with another wish, which needs these new volumes."""
+    return dataclasses.replace(
+        entry,
+        spec=spec,
+        revision=entry.revision + 1,
+        files=tuple(dict.fromkeys((*entry.files, *new))),
+        applied=None if entry.applied is None else with_live_fields(entry.applied, spec),
+        former=entry.spec,
+        outdated=False,
+    )
 
 
 def with_live_fields(applied: VmConfig, spec: VmConfig) -> VmConfig:

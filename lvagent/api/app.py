@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
@@ -102,7 +103,7 @@ def _body(route: Route) -> bytes:
 
 def _response(answer: Answer) -> Response:
     response = Response(answer.body, status=int(answer.status), headers=dict(answer.headers))
-    if answer.body:
+    if answer.status != HTTPStatus.NO_CONTENT:
         response.headers["Content-Type"] = answer.media
     else:
         response.headers.pop("Content-Type", None)

@@ -26,6 +26,9 @@ from lvagent.api.problems import HttpError
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
+HINTS = {413: "api.max_body is the limit, in bytes"}
+"""What to do about what is refused here."""
+
 ANSWER_SECONDS = 10.0
 """Within these a client must have taken a whole answer."""
 
@@ -143,7 +146,7 @@ class Request(HTTPRequest):
         """Refuse the request with a problem document, and end the connection."""
         code = int(str(status)[:3])
         phrase = HTTPStatus(code).phrase
-        error = HttpError(code, msg.rstrip(".") or phrase.lower())
+        error = HttpError(code, msg.rstrip(".") or phrase.lower(), hint=HINTS.get(code, ""))
         body = json.dumps(problems.problem(error)).encode() + b"\n"
         head = (
             f"HTTP/1.1 {code} {phrase}\r\nContent-Type: {problems.CONTENT_TYPE}\r\n"

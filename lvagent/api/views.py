@@ -79,7 +79,12 @@ def act(call: Call) -> Answer:
     vm, action = call.path["id"], Action(call.path["action"])
     _check_empty(call)
     _check_there(call, vm)
-    return _settle(call, call.operations.submit(action.value, vm, lambda _watch: call.agent.power(vm, action)))
+
+    def work(_watch: Watch) -> Result:
+        _check_preconditions(call, vm)
+        return call.agent.power(vm, action)
+
+    return _settle(call, call.operations.submit(action.value, vm, work))
 
 
 def _check_there(call: Call, vm: str) -> None:
@@ -102,12 +107,15 @@ def _check_preconditions(call: Call, vm: str) -> None:
         there: VmStatus | None = call.agent.vm(vm)
     except NotFound:
         there = None
-    if none_match is not None and (none_match.strip() != "*" or there is not None):
-        raise HttpError(412, f"If-None-Match: {vm} exists", hint="only * is understood here")
+    if none_match is not None and none_match.strip() != "*":
+        raise HttpError(412, "If-None-Match: only * is understood here", hint="* is: only if there is no such VM")
+    if none_match is not None and there is not None:
+        raise HttpError(412, f"If-None-Match: {vm} exists", hint="leave the header out to change it")
     tags = [] if match is None else [tag.strip() for tag in match.split(",")]
     if match is not None and (there is None or ("*" not in tags and _tag(there) not in tags)):
-        found = "it is not there" if there is None else f"it has revision {there.revision}"
-        raise HttpError(412, f"If-Match: {found}", hint="read it again")
+        found = "is not there" if there is None else f"has revision {there.revision}, not {match[:60]}"
+        hint = f"GET /v1/vms/{vm} has the present revision in its ETag; look what was changed, then send that"
+        raise HttpError(412, f"If-Match: {vm} {found}", hint="" if there is None else hint)
 
 
 def _tag(status: VmStatus) -> str:
@@ -119,7 +127,9 @@ def _settle(call: Call, operation: Operation) -> Answer:
     call.operations.wait(operation, _patience(call))
     found = operation.view()
     if found.status is Progress.RUNNING:
-        applied = {"Preference_Applied": "respond-async"} if "respond-async" in call.headers.get("prefer", "") else {}
+        applied = (
+            {"Preference_Applied": "respond-async"} if "respond-async" in call.headers.get("prefer", "").lower() else {}
+        )
         location = f"/v1/operations/{operation.id}"
         return answer(202, dump.operation(found), Location=location, **applied)
     if found.error is not None:

@@ -275,7 +275,7 @@ class MetadataService:
         scope = ["systemd-run", "--scope", "--quiet", "--collect", f"--slice={daemons.SLICE}", "--"]
         command = [*(scope if os.path.isdir(daemons.SYSTEMD) else []), *argv, f"--name={self._socket}"]
         package = str(Path(lvagent.__file__).resolve().parent.parent)
-        run(command, timeout=30, env={"PYTHONPATH": package}, pass_fds=(control, log))
+        run(command, timeout=30, env={"PYTHONPATH": package, "PYTHONDONTWRITEBYTECODE": "1"}, pass_fds=(control, log))
 
 
 class Control:

@@ -136,12 +136,12 @@ class Hypervisor:
     def set_element(self, vm: str, element: str, *, config: bool, live: bool) -> None:
         """Replace the element of ours.
 
-        :param config: in the domain's config, the wish.
+        :param config: in the domain's config, the wish; left out if it was undefined while it runs.
         :param live: in the live copy, what was applied; left out if it does not run.
         """
 
         def change(domain: Domain) -> None:
-            flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG if config else 0
+            flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG if config and domain.isPersistent() else 0
             if live and domain.isActive():
                 flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
             if flags:
@@ -192,7 +192,8 @@ class Hypervisor:
         """
         text = _secret_xml(vm)
         with self._short.use(f"secret of {vm}", "keep") as connection:
-            connection.secretDefineXML(text).setValue(value)
+            found = _find_secret(connection, vm) or connection.secretDefineXML(text)
+            found.setValue(value)
 
     def secret(self, vm: str) -> bytes | None:
         """The VM's user data, None if it has none."""
@@ -211,7 +212,8 @@ class Hypervisor:
         """The VMs that have user data kept."""
         with self._short.use("secrets", "list") as connection:
             usages = [secret.usageID() for secret in connection.listAllSecrets()]
-        return frozenset(usage.removeprefix(SECRET) for usage in usages if usage.startswith(SECRET))
+        found = (usage.removeprefix(SECRET) for usage in usages if usage.startswith(SECRET))
+        return frozenset(vm for vm in found if names.VM_ID.match(vm))
 
 
 SECRET = "lvagent:"
@@ -270,6 +272,8 @@ def domain_state(state: int, reason: int, *, active: bool) -> DomainState:
     found = _STATES.get(state, State.STOPPED)
     if (state, reason) == (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_CRASHED):
         found = State.CRASHED
+    if (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP):
+        found = State.RUNNING  # nobody paused it: qemu is there, and libvirt lets it go in a moment
     return DomainState(found, _REASONS.get((state, reason), ""), active)
 
 

@@ -67,6 +67,9 @@ _HOOK = re.compile(r"Hook script execution failed: .* unexpected exit status \d+
 """What libvirt puts before the reason that our hook gave."""
 
 ABSENT = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_SECRET, libvirt.VIR_ERR_NO_DOMAIN_METADATA)
+_LOST = re.compile(r"End of file while reading data|client socket is closed|Cannot (recv|write) data|socket")
+"""What libvirt says, under a code for everything, when a connection breaks in the middle of a call."""
+
 BROKEN = (
     libvirt.VIR_ERR_NO_CONNECT,
     libvirt.VIR_ERR_INVALID_CONN,
@@ -87,7 +90,8 @@ def translate(error: libvirt.libvirtError, resource: str, action: str) -> Lvagen
     message = cast(str, error.get_error_message() or str(error))
     if code in ABSENT:
         return NotFound("vm", resource)
-    if code in BROKEN or (code == libvirt.VIR_ERR_SYSTEM_ERROR and "socket" in message.lower()):
+    lost = code in (libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_ERR_INTERNAL_ERROR) and _LOST.search(message)
+    if code in BROKEN or lost:
         return Unavailable("libvirtd", hint="is it running? try: virsh -c qemu:///system version")
     return HostError(resource, action, _HOOK.sub("", " ".join(message.split())))
 

@@ -25,7 +25,7 @@ TYPES = {
 }
 """Each type with the number of fields in its blob, itself among them (RFC 4253, 5656, 8709; OpenSSH PROTOCOL.u2f)."""
 
-_HINT = "one line of an .pub file: type, base64, and a comment if you like"
+_HINT = "one line of a .pub file: type, base64, and a comment if you like"
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}\Z")
 
 

@@ -31,6 +31,8 @@ from tests.lab.host import LabHost
 
 Json = dict[str, Any]
 
+MEASUREMENTS = ("new_vpc", "first_vpc", "existing_subnet", "at_once", "footprint")
+
 
 def timed(call: Callable[[], object]) -> float:
     """Milliseconds that a call took."""
@@ -106,8 +108,16 @@ class Bench:
         self.chance.shuffle(steps)
         return {name: timed(step) for name, step in steps}
 
-    def new_vpc(self) -> Json:
+    def first_vpc(self) -> Json:
+        """The host has no VPC: the namespace of the underlay side is made as well."""
         return self.one_by_one(lambda number: vm(number))
+
+    def new_vpc(self) -> Json:
+        """A new VPC beside another one."""
+        self.put(vm(900, nic("vpc-resident00", "subnet-resident00", vni=900)))
+        found = self.one_by_one(lambda number: vm(number))
+        self.delete("i-0000000900")
+        return found
 
     def existing_subnet(self) -> Json:
         self.put(vm(900, nic(host=200)))
@@ -191,7 +201,7 @@ def _usage(pid: int) -> Json:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=20, help="pairs of each comparison (default 20)")
-    parser.add_argument("--only", default="", help="one measurement: new_vpc, existing_subnet, at_once, footprint")
+    parser.add_argument("--only", default="", help=f"one measurement: {', '.join(MEASUREMENTS)}")
     parser.add_argument("--out", type=Path, default=None, help="write the result as JSON to this file")
     options = parser.parse_args()
     result: Json = {}
@@ -201,7 +211,7 @@ def main() -> None:
         lab.reload_libvirtd()
         lab.start_agent()
         bench = Bench(lab, options.pairs)
-        for name in ("new_vpc", "existing_subnet", "at_once", "footprint"):
+        for name in MEASUREMENTS:
             if options.only in ("", name):
                 result[name] = getattr(bench, name)()
                 print(json.dumps({name: result[name]}, indent=1), flush=True)

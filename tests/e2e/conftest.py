@@ -43,7 +43,7 @@ def ssh_key(tmp_path_factory: pytest.TempPathFactory) -> SshKey:
 def image() -> str:
     """The name of the tiny guest image, built now if it is not in the cache."""
     environment = {**os.environ, **tree_environment(), "LVAGENT_PATHS_IMAGES": str(IMAGES)}
-    build = [sys.executable, "-m", "lvagent", "image", "build", "tiny"]
+    build = [sys.executable, "-P", "-m", "lvagent", "image", "build", "tiny"]
     done = subprocess.run(build, env=environment, cwd=TREE, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return "tiny"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -94,6 +93,12 @@ def test_a_duplicate_key_and_a_bad_id_are_refused(host: LabHost) -> None:
     assert host.api("POST", "/v1/vms", {**vm(1), "id": "i-1"}).status == 422
 
 
+def look(file: Path) -> tuple[int, ...]:
+    """All of a file that must stay as it is; the time of the last access may not."""
+    found = file.lstat()
+    return (found.st_mode, found.st_ino, found.st_uid, found.st_gid, found.st_size, found.st_mtime_ns)
+
+
 def _link(lab: LabHost) -> None:
     lab.path(f"{VOLUMES}/x.qcow2").symlink_to("/etc/passwd")
 
@@ -109,17 +114,29 @@ def _backed(lab: LabHost) -> None:
 
 
 def _data_file(lab: LabHost) -> None:
-    lab.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file=/tmp/secret.raw", f"{VOLUMES}/x.qcow2", "1M"])
+    lab.run(
+        [
+            "qemu-img",
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-o",
+            "data_file=/var/lib/lvagent/secret.raw",
+            f"{VOLUMES}/x.qcow2",
+            "1M",
+        ]
+    )
 
 
 @pytest.mark.parametrize("lay", [_link, _node, _backed, _data_file], ids=lambda lay: lay.__name__.strip("_"))
 def test_a_hostile_volume_is_refused_and_not_touched(host: LabHost, lay: Callable[[LabHost], None]) -> None:
     lay(host)
     file = host.path(f"{VOLUMES}/x.qcow2")
-    before = file.lstat()
+    before = look(file)
     answer = put(host, vm(1, volumes=[{"path": f"{VOLUMES}/x.qcow2", "position": 0, "size_gb": 1}]))
     assert (answer.status, answer.json["path"]) == (422, "volumes[0].path"), answer.text
-    assert file.lstat() == before
+    assert look(file) == before
     file.unlink()
 
 
@@ -269,13 +286,6 @@ def _quietly(call: Callable[[], object]) -> None:
 # the hook
 
 
-def thaw(lab: LabHost) -> None:
-    """Let a stopped agent go on, and the nsenter above it, which stops with its child."""
-    fields = Path(f"/proc/{lab.agent_pid}/stat")
-    os.kill(int(fields.read_text().rsplit(")", 1)[1].split()[1]), signal.SIGCONT)
-    os.kill(lab.agent_pid, signal.SIGCONT)
-
-
 def test_the_hook_works_alone_when_the_agent_is_down(host: LabHost) -> None:
     assert put(host, vm(1)).status == 201
     host.virsh("destroy", "i-0000000001")
@@ -293,7 +303,7 @@ def test_the_hook_works_alone_when_the_agent_is_down(host: LabHost) -> None:
 def test_a_hook_whose_agent_hangs_ends_with_an_error_within_ten_seconds(host: LabHost) -> None:
     assert put(host, vm(1)).status == 201
     host.virsh("destroy", "i-0000000001")
-    os.kill(host.agent_pid, signal.SIGSTOP)
+    host.freeze_agent()
     try:
         begin = time.monotonic()
         done = host.virsh("start", "i-0000000001", check=False, timeout=60)
@@ -301,18 +311,18 @@ def test_a_hook_whose_agent_hangs_ends_with_an_error_within_ten_seconds(host: La
         assert time.monotonic() - begin < 12
         assert "t0000000001-0" not in taps(host, A)
     finally:
-        thaw(host)
+        host.thaw_agent()
     assert host.api("POST", "/v1/vms/i-0000000001/start").json["state"] == "running"
 
 
 def test_a_strangers_domain_starts_whatever_the_agent_does(host: LabHost) -> None:
     xml = "<domain type='qemu'><name>stranger</name><memory>65536</memory><os><type>hvm</type></os></domain>"
     host.path("/run/stranger.xml").write_text(xml)
-    os.kill(host.agent_pid, signal.SIGSTOP)
+    host.freeze_agent()
     try:
         host.virsh("create", "/run/stranger.xml", timeout=10)
     finally:
-        thaw(host)
+        host.thaw_agent()
     assert host.api("GET", "/v1/vms").json["items"] == []
     host.virsh("destroy", "stranger")
     host.path("/run/stranger.xml").unlink()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,6 +103,25 @@ def test_the_machine_sees_nothing_of_it_and_it_nothing_of_the_machine(lab: LabHo
     lab.run(["ip", "netns", "del", "vpc-labonly000"])
     lab.virsh("destroy", "hidden")
     lab.virsh("undefine", "hidden")
+
+
+def test_namespaces_of_the_machine_that_come_and_go_change_no_snapshot() -> None:
+    name = f"lvtest-{uuid.uuid4().hex[:8]}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        with LabHost() as lab:
+            before = lab.snapshot()
+            subprocess.run(["ip", "netns", "del", name], check=True)
+            assert before.difference(lab.snapshot()) == {}
+            assert name not in "".join(before.mounts)
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+def test_no_place_has_two_mounts(lab: LabHost) -> None:
+    """Of two at one place under /dev libvirt would move the upper, and fail at the other."""
+    places = [line.split()[1] for line in lab.snapshot().mounts]
+    assert [place for place in places if place.startswith(("/dev/", "/run/")) and places.count(place) > 1] == []
 
 
 def json_names(lab: LabHost) -> list[str]:
@@ -253,3 +273,13 @@ def test_nothing_runs_on_when_the_keeper_is_killed() -> None:
     assert folder.exists()
     remove_leftovers()
     assert not folder.exists()
+
+
+def test_a_frozen_agent_answers_nobody_until_it_is_thawed(lab: LabHost) -> None:
+    lab.start_agent()
+    lab.freeze_agent()
+    with pytest.raises(TimeoutError):
+        lab.api("GET", "/healthz", timeout=0.5)
+    lab.thaw_agent()
+    assert lab.api("GET", "/healthz").status == 200
+    assert lab.kill_agent() == -signal.SIGKILL

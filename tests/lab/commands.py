@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,3 +52,25 @@ def end(process: subprocess.Popen[Any], number: signal.Signals = signal.SIGKILL,
         with contextlib.suppress(ProcessLookupError):
             os.kill(child_of(process) or process.pid, number)
     return process.wait(timeout=wait)
+
+
+def freeze(process: subprocess.Popen[Any]) -> None:
+    """Stop the command of ``popen``; returns when the nsenter above it, which stops with its child, has stopped too."""
+    child = child_of(process)
+    assert child, "it has ended"
+    os.kill(child, signal.SIGSTOP)
+    _await(process.pid, stopped=True)
+
+
+def thaw(process: subprocess.Popen[Any]) -> None:
+    """Let a frozen command go on; nsenter, once it goes on, lets its child go on."""
+    os.kill(process.pid, signal.SIGCONT)
+    _await(child_of(process), stopped=False)
+
+
+def _await(pid: int, *, stopped: bool, seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while (Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T") != stopped:
+        if time.monotonic() > deadline:
+            raise AssertionError(f"process {pid} does not {'stop' if stopped else 'go on'}")
+        time.sleep(0.005)

@@ -27,7 +27,17 @@ from types import TracebackType
 from typing import IO
 
 from tests.lab import daemons
-from tests.lab.commands import SSH_FAILED, SSH_OPTIONS, TREE, child_of, end, environment, tree_environment
+from tests.lab.commands import (
+    SSH_FAILED,
+    SSH_OPTIONS,
+    TREE,
+    child_of,
+    end,
+    environment,
+    freeze,
+    thaw,
+    tree_environment,
+)
 from tests.lab.folders import claim, remove_leftovers
 from tests.lab.http import Answer, request
 from tests.lab.snapshot import Snapshot, take
@@ -113,7 +123,7 @@ class LabHost:
         """Let ``lvagent`` be a command inside, of this tree."""
         wrapper = self.path("/run/lab/bin/lvagent")
         variables = " ".join(f"{name}={value}" for name, value in tree_environment().items())
-        wrapper.write_text(f'#!/bin/sh\nexec env {variables} {sys.executable} -m lvagent "$@"\n')
+        wrapper.write_text(f'#!/bin/sh\nexec env {variables} {sys.executable} -P -m lvagent "$@"\n')
         wrapper.chmod(0o755)
 
     def _stop(self) -> None:
@@ -246,7 +256,7 @@ class LabHost:
         """
         if self._agent is not None and self._agent.poll() is None:
             raise LabError("the agent runs")
-        command = [sys.executable, "-m", "lvagent", "serve"]
+        command = [sys.executable, "-P", "-m", "lvagent", "serve"]
         started = time.monotonic()
         with open(self.path("/var/log/lvagent.log"), "ab") as log:
             self._agent = self.popen(command, env={**tree_environment(), **(env or {})}, stdout=log, stderr=log)
@@ -282,6 +292,18 @@ class LabHost:
         code = end(self._agent, number, wait=wait)
         self._agent = None
         return code
+
+    def freeze_agent(self) -> None:
+        """SIGSTOP: the agent hangs, with its sockets open, until ``thaw_agent``."""
+        if self._agent is None:
+            raise LabError("there is no agent")
+        freeze(self._agent)
+
+    def thaw_agent(self) -> None:
+        """Let a frozen agent go on."""
+        if self._agent is None:
+            raise LabError("there is no agent")
+        thaw(self._agent)
 
     def agent_log(self, tail: int = 4000) -> str:
         """The end of what the agent wrote, at most ``tail`` characters."""

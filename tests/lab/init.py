@@ -78,6 +78,20 @@ def _shadow(folder: Path, machine: str, own: tuple[str, ...]) -> None:
             os.symlink(f"/{OLD}{machine}/{entry}", folder / entry)
 
 
+def _forget(*folders: str) -> None:
+    """Detach what is mounted under folders of the machine that the lab lays its own over.
+
+    Such mounts would be hidden and still be in the lab's table of mounts. Namespaces of others (/run/netns) go out of
+    it whenever they are removed on the machine. And libvirt moves aside what is mounted under /dev, for each qemu: had
+    the machine a /dev/mqueue too, libvirt would find two, move the lab's, and fail at the other.
+    """
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        place = line.split()[4]
+        if place.startswith(tuple(f"{folder}/" for folder in folders)):
+            # One that is gone meanwhile, or went with the one above it, is no error.
+            _libc.umount2(place.encode().decode("unicode_escape").encode("latin-1"), MNT_DETACH)
+
+
 def _own_tree(state: Path) -> None:
     """Lay a /run, /etc, /var/lib, /var/log and libvirt's cache of the lab's own over the machine's."""
     run = state / "run"
@@ -144,6 +158,7 @@ def _become_host(state: Path, name: str, images: str, underlay: str) -> None:
     _mount("none", "/", None, MS_REC | MS_PRIVATE)
     raw = name.encode()
     _call(_libc.sethostname(raw, len(raw)), "sethostname")
+    _forget("/run", "/dev")
     _own_tree(state)
     if images:
         _bind(images, "/var/lib/lvagent/images", readonly=True)

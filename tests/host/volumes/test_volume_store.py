@@ -313,7 +313,7 @@ def _encrypted(site: Store, path: Path) -> None:
         "-f",
         "qcow2",
         "-o",
-        "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
+        "encrypt.format=aes,encrypt.key-secret=s",
         path,
         "64M",
     )

@@ -55,16 +55,20 @@ class _Domain:
     config: str
     live: str | None = None
     state: DomainState = OFF
+    persistent: bool = True
 
 
 class FakeDomains:
-    """libvirt's part. ``hook`` is called while a domain starts, as libvirt calls the real one."""
+    """libvirt's part. ``hook`` is called while a domain starts, as libvirt calls the real one; ``ended`` when its qemu
+    has ended.
+    """
 
     def __init__(self, breaker: Breaker) -> None:
         self._breaker = breaker
         self.found: dict[str, _Domain] = {}
         self.kept: dict[str, bytes] = {}
         self.hook: Callable[[str, str], None] = lambda _vm, _xml: None
+        self.ended: Callable[[str], None] = lambda _vm: None
 
     def _get(self, vm: str) -> _Domain:
         if vm not in self.found:
@@ -79,7 +83,7 @@ class FakeDomains:
 
     def record(self, vm: str) -> DomainRecord | None:
         one = self.found.get(vm)
-        return None if one is None else DomainRecord(vm, one.state, one.config, one.live, True)
+        return None if one is None else DomainRecord(vm, one.state, one.config, one.live, one.persistent)
 
     def state(self, vm: str) -> DomainState:
         return self._get(vm).state
@@ -97,12 +101,15 @@ class FakeDomains:
 
     def undefine(self, vm: str) -> None:
         self._breaker.step("undefine")
-        self.found.pop(vm, None)
+        if vm in self.found and self.found[vm].state.active:
+            self.found[vm].persistent = False
+        else:
+            self.found.pop(vm, None)
 
     def set_element(self, vm: str, element: str, *, config: bool, live: bool) -> None:
         self._breaker.step("set_element")
         one = self._get(vm)
-        if config:
+        if config and one.persistent:
             one.config = _swap(one.config, element)
         if live and one.live is not None:
             one.live = _swap(one.live, element)
@@ -118,6 +125,9 @@ class FakeDomains:
         self._breaker.step("destroy")
         if vm in self.found:
             self.found[vm].live, self.found[vm].state = None, OFF
+            self.ended(vm)
+            if not self.found[vm].persistent:
+                del self.found[vm]
 
     def shutdown(self, vm: str) -> None:
         self.destroy(vm)
@@ -313,6 +323,7 @@ class FakeHost:
         self.wires = FakeWires(self.breaker)
         self.dhcp = FakeDhcp(self.breaker)
         self.metadata = FakeMetadata(self.breaker)
+        self.domains.ended = self.wires.unplug
         self._locks = locks
 
     def agent(self, *, boot_id: str = "boot-1", sweep: bool = True) -> Agent:

@@ -250,7 +250,7 @@ def test_preconditions(client: FlaskClient) -> None:
     assert put(vm(cpus=2), If_None_Match="*").status_code == 412
     assert put(vm(cpus=2), If_Match=tag).headers["ETag"] == '"2"'
     stale = put(vm(cpus=3), If_Match=tag)
-    assert (stale.status_code, stale.json["detail"]) == (412, "If-Match: it has revision 2")
+    assert (stale.status_code, stale.json["detail"]) == (412, 'If-Match: i-0000000001 has revision 2, not "1"')
     assert put(vm(cpus=3), If_Match=f'{tag}, "2"').status_code == 200
     assert client.delete(VM1, headers={"If-Match": tag}).status_code == 412
     assert client.delete(VM1, headers={"If-Match": "*"}).status_code == 204
