@@ -229,9 +229,9 @@ class Agent:
             log.warning("%s: %s", vm, error)
 
     def _leave(self, before: Entry | None, after: Entry | None) -> None:
-        """Take a VM out of the VPCs it ran in and no longer wants, now that it has stopped."""
-        if before is not None and after is not None:
-            for vpc in sorted(set(before.carried.vpcs) - set(after.carried.vpcs)):
+        """Take away what a VM ran with and no longer wants, now that it has stopped."""
+        if before is not None and after is not None and before.carried.networks != after.carried.networks:
+            for vpc in before.carried.vpcs:
                 self._networks.converge(vpc)
 
     def phases(self, vm: str) -> tuple[PhaseTime, ...]:

@@ -94,7 +94,7 @@ def sound_spec(draw: st.DrawFn) -> Json:
             optional={
                 "rules": st.just([{"proto": "tcp", "port": 22}]),
                 "keys": st.just([KEY]),
-                "user_data": st.sampled_from(["x" * 20_000]),
+                "user_data": st.sampled_from(["#!/bin/sh\n", {"base64": "AP8="}, "x" * 20_000]),
                 "datasource": st.sampled_from(["nocloud", "openstack", "ec2"]),
                 "cpus": st.sampled_from([1, 2]),
                 "MemoryMB": st.sampled_from([32, 64]),
@@ -197,7 +197,7 @@ def texts(parameter: Json) -> st.SearchStrategy[str]:
     elif "enum" in schema:
         right = st.sampled_from(schema["enum"])
     else:
-        right = st.sampled_from(["0"] if schema["type"] == "number" else ["0", "1", "200"])
+        right = st.sampled_from(["0", "1", "0.2"] if schema["type"] == "number" else ["0", "1", "200"])
     return st.one_of(*[right] * 6, garbage)
 
 

@@ -412,3 +412,51 @@ def metadata(lab: LabHost) -> list[str]:
     """The pids of the metadata process."""
     lines = lab.run(["ps", "-eo", "pid=,args="]).stdout.splitlines()
     return [line.split()[0] for line in lines if "-m lvagent.metadata" in line]
+
+
+def test_user_data_is_changed(life: Life) -> None:
+    life.made(vm(1, nic(), user_data="a"))
+    assert life.put(vm(1, nic(), user_data="b")).status == 200
+    uuid = life.lab.virsh("secret-list").stdout.split()[0]
+    assert base64.b64decode(life.lab.virsh("secret-get-value", uuid).stdout) == b"b"
+
+
+def test_a_paused_vm_is_deleted_with_grace(life: Life) -> None:
+    life.made(vm(1, nic()))
+    life.act("pause")
+    assert life.act("start").status == 409
+    assert life.delete("?grace=1") == 204
+
+
+def test_a_vm_that_moves_leaves_nothing_in_the_way_of_others(life: Life) -> None:
+    other = vm(2, nic(B, "subnet-bbbbbbbbbb", vni=200))
+    life.made(vm(1, nic()), other)
+    assert life.put(vm(1, MOVED)).status == 200
+    life.restart()
+    assert life.put({**other, "rules": [{"proto": "icmp"}]}).status == 200
+    assert life.delete(vm="i-0000000002") == 204
+    life.until(lambda: life.lab.namespaces() == ["lvfabric", Z])
+
+
+def test_a_vm_undefined_by_hand_is_made_again_by_the_same_put(life: Life) -> None:
+    life.made(vm(1, nic()))
+    life.act("stop")
+    life.lab.virsh("undefine", VM)
+    life.until(lambda: life.put(vm(1, nic())).status == 201)
+    assert life.vm()["state"] == "running"
+
+
+def test_a_vm_undefined_while_it_runs_can_be_stopped(life: Life) -> None:
+    life.made(vm(1, nic()))
+    life.lab.virsh("undefine", VM)
+    assert life.act("stop").status == 200
+    life.until(lambda: life.lab.api("GET", f"/v1/vms/{VM}").status == 404)
+    life.until(lambda: life.lab.namespaces() == [])
+
+
+def test_a_restored_machine_shows_how_it_differs_from_the_wish(life: Life) -> None:
+    life.made(vm(1, nic()))
+    life.lab.virsh("managedsave", VM)
+    assert life.put({**vm(1, nic()), "memory_mb": 96}).status == 200
+    assert life.act("start").status == 200
+    assert life.vm()["drift"] == ["memory_mb"]
