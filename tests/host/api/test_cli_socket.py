@@ -20,7 +20,6 @@ from tests.unit.api.specs import vm
 pytestmark = pytest.mark.host
 
 TREE = Path(__file__).parents[3]
-HELP_SECONDS = 0.15
 
 
 class Host:
@@ -125,20 +124,13 @@ def test_someone_without_the_right(host: Host) -> None:
 
 def test_a_large_file_is_refused_with_the_reason(host: Host) -> None:
     code, _, err = host.run("vm", "create", "-f", "-", stdin=" " * (8 << 20))
-    assert (code, err) == (
+    assert (code, err.splitlines()) == (
         1,
-        "error: The entity sent with the request exceeds the maximum allowed bytes\n",
+        [
+            "error: The entity sent with the request exceeds the maximum allowed bytes",
+            "hint: api.max_body is the limit, in bytes",
+        ],
     )
-
-
-def test_help_comes_at_once() -> None:
-    times = []
-    for _ in range(5):
-        begin = time.monotonic()
-        done = subprocess.run([sys.executable, "-m", "lvagent", "--help"], cwd=TREE, capture_output=True, check=True)
-        times.append(time.monotonic() - begin)
-        assert b"Commands:" in done.stdout
-    assert min(times) < HELP_SECONDS
 
 
 def test_help_imports_nothing_heavy() -> None:

