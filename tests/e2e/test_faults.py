@@ -19,6 +19,7 @@ pytestmark = pytest.mark.e2e
 
 A = "vpc-aaaaaaaaaa"
 VOLUMES = "/var/lib/lvagent/volumes"
+SWEEPS = {"LVAGENT_SWEEP_INTERVAL": "1"}
 
 
 def put(lab: LabHost, spec: dict[str, Any]) -> Any:  # noqa: ANN401 - an Answer
@@ -32,7 +33,9 @@ def clear(lab: LabHost) -> None:
 
 @pytest.fixture(scope="module")
 def warm(agent_lab: LabHost) -> LabHost:
-    """The lab after the VPC was there once: its two lock files stay."""
+    """The lab after the VPC was there once (its lock files stay), with an agent that sweeps every second."""
+    agent_lab.kill_agent(signal.SIGTERM)
+    agent_lab.start_agent(SWEEPS)
     assert put(agent_lab, vm(99, nic(host=99))).status == 201
     clear(agent_lab)
     return agent_lab
@@ -266,7 +269,7 @@ def test_a_kill_at_any_moment_of_a_create_leaves_it_whole_or_gone(host: LabHost,
     time.sleep(delay)
     host.kill_agent(signal.SIGKILL)
     call.join()
-    host.start_agent()
+    host.start_agent(SWEEPS)
     if host.api("GET", "/v1/vms/i-0000000002").status == 404:
         assert before.difference(host.snapshot()) == {}
     else:
@@ -296,7 +299,7 @@ def test_the_hook_works_alone_when_the_agent_is_down(host: LabHost) -> None:
         up = host.run(["ip", "-n", A, "-br", "link", "show", "t0000000001-0"]).stdout
         assert "UP" in up
     finally:
-        host.start_agent()
+        host.start_agent(SWEEPS)
     assert host.api("GET", "/v1/vms/i-0000000001").json["state"] == "running"
 
 
