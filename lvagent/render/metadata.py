@@ -183,7 +183,7 @@ def _public_keys(guest: Guest) -> Folder:
 
 
 def _macs(guest: Guest) -> Folder:
-    return Folder({quote(nic.mac, safe=":"): Folder(_mac(guest, nic)) for nic in guest.nics})
+    return Folder({quote(nic.mac, safe=":", errors="surrogatepass"): Folder(_mac(guest, nic)) for nic in guest.nics})
 
 
 def _mac(guest: Guest, nic: GuestNic) -> dict[str, Node]:
