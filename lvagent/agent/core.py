@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,7 +27,6 @@ from lvagent.spec.status import (
     Action,
     ImageView,
     Outcome,
-    PhaseTime,
     Plan,
     PutResult,
     Readiness,
@@ -234,15 +233,9 @@ class Agent:
             for vpc in before.carried.vpcs:
                 self._networks.converge(vpc)
 
-    def phases(self, vm: str) -> tuple[PhaseTime, ...]:
-        """The phases of the VM's last put or start."""
-        return self._entry(vm).timings
-
-    def close(self, then: Callable[[], None] | None = None) -> None:
+    def close(self) -> None:
         """Wait for what is under way and close what is open; VMs and VPCs stay."""
         self._vms.close()
         self._beside.shutdown(wait=True)
         self._networks.close()
         self._domains.close()
-        if then is not None:
-            then()

@@ -17,7 +17,7 @@ from lvagent.agent.locks import VpcLocks
 from lvagent.agent.trace import Trace
 from lvagent.errors import HostError
 from lvagent.plan import diff, wanted
-from lvagent.plan.resources import Bridge, Dhcp, Metadata, Netns, Plug, PortFilter, Resource, Veth, Vxlan
+from lvagent.plan.resources import Bridge, Dhcp, Metadata, Plug, PortFilter, Resource, Veth, Vxlan
 from lvagent.plan.wanted import Policy
 from lvagent.spec import names
 from lvagent.spec.vm import VmConfig
@@ -243,10 +243,6 @@ class Networks:
         """The steps that these members would need; touches nothing."""
         actual = self._wires.observe(vpc) if vpc in self._wires.vpcs() else frozenset()
         return diff.subtract(wanted.network(vpc, members, self.policy), actual)
-
-    def present(self, vpc: str) -> bool:
-        """Whether the VPC's namespace is there."""
-        return Netns(vpc) in self._wires.observe(vpc)
 
     def close(self) -> None:
         """Close what is open; the VPCs stay."""

@@ -6,11 +6,10 @@ import dataclasses
 
 from lvagent.agent.index import Entry, Index
 from lvagent.agent.networks import Networks
-from lvagent.agent.vms import LIVE_FIELDS, Vms
+from lvagent.agent.vms import Vms, restart_needed
 from lvagent.plan import diff, wanted
 from lvagent.plan.resources import PortFilter
 from lvagent.render import dnsmasq, nft
-from lvagent.spec.parse import changes
 from lvagent.spec.status import Outcome, Plan
 from lvagent.spec.vm import VmConfig
 
@@ -55,9 +54,7 @@ class Preview:
         return Outcome.UNCHANGED if entry.spec == spec else Outcome.CHANGED
 
     def _restart(self, entry: Entry | None, spec: VmConfig) -> tuple[str, ...]:
-        if entry is None or entry.applied is None:
-            return ()
-        return tuple(path for path in changes(entry.applied, spec) if path.split("[")[0] not in LIVE_FIELDS)
+        return () if entry is None else restart_needed(dataclasses.replace(entry, spec=spec))
 
     def _nft(self, vpc: str, members: tuple[VmConfig, ...]) -> str:
         resources = wanted.network(vpc, members, self._networks.policy)

@@ -88,11 +88,6 @@ class Hypervisor:
 
     # reading
 
-    def ping(self) -> None:
-        """Ask for nothing; raises if libvirtd cannot be reached."""
-        with self._short.use("libvirtd", "reach") as connection:
-            connection.isAlive()
-
     def records(self) -> tuple[DomainRecord, ...]:
         """Every domain that is ours by name, read whole. Those that vanish meanwhile are left out."""
         with self._short.use("domains", "list") as connection:

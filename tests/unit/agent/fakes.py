@@ -75,9 +75,6 @@ class FakeDomains:
             raise NotFound("vm", vm)
         return self.found[vm]
 
-    def ping(self) -> None:
-        self._breaker.step("ping")
-
     def records(self) -> tuple[DomainRecord, ...]:
         return tuple(record for vm in sorted(self.found) if (record := self.record(vm)))
 
