@@ -88,6 +88,21 @@ class Vpc:
 
 
 @dataclass(frozen=True, slots=True)
+class FilterSettings:
+    """What one guest may take of what all share. ``flows``: entries in its VPC's table of flows that it began, and as
+    many that were begun with it. All others are per second (twice as many at once): ``beginnings``: new flows;
+    ``strangers``: new flows to addresses that no VM here has; ``broadcasts``: frames that everybody hears;
+    ``neighbours``: ARP and neighbour discovery; ``leases``: DHCP."""
+
+    flows: int = 16_384
+    beginnings: int = 2000
+    strangers: int = 50
+    broadcasts: int = 500
+    neighbours: int = 200
+    leases: int = 10
+
+
+@dataclass(frozen=True, slots=True)
 class Guests:
     """How domains are rendered. ``accel``: auto, kvm, tcg. ``cpu``: host-model, host-passthrough, maximum,
     or the name of a model (empty: host-model with KVM, Nehalem without). ``firmware``: bios, uefi."""
@@ -140,6 +155,7 @@ class Settings:
     libvirt: Libvirt = field(default_factory=Libvirt)
     fabric: FabricSettings = field(default_factory=FabricSettings)
     vpc: Vpc = field(default_factory=Vpc)
+    filter: FilterSettings = field(default_factory=FilterSettings)
     guests: Guests = field(default_factory=Guests)
     volumes: Volumes = field(default_factory=Volumes)
     metadata: MetadataSettings = field(default_factory=MetadataSettings)
@@ -287,6 +303,7 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "vpc.domain": _form(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", "a DNS name in lower case"),
     "vpc.lease": _between(120, 1 << 31),
     "vpc.forwarders": _addresses,
+    **{f"filter.{entry.name}": _between(1, 1_000_000) for entry in dataclasses.fields(FilterSettings)},
     "guests.accel": _one_of("auto", "kvm", "tcg"),
     "guests.firmware": _one_of("bios", "uefi"),
     "guests.datasource": _one_of("nocloud", "ec2", "openstack"),

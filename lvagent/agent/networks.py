@@ -16,10 +16,24 @@ from lvagent.agent.index import Index
 from lvagent.agent.locks import VpcLocks
 from lvagent.agent.trace import Trace
 from lvagent.errors import HostError
-from lvagent.plan import diff, wanted
-from lvagent.plan.resources import Bridge, Dhcp, Metadata, Plug, PortFilter, Resource, Veth, Vxlan
+from lvagent.host.nft_read import Counted
+from lvagent.plan import diff, firewall, wanted
+from lvagent.plan.resources import (
+    Bridge,
+    Dhcp,
+    Filter,
+    Firewall,
+    Metadata,
+    Plug,
+    PortFilter,
+    Resource,
+    Ruleset,
+    Veth,
+    Vxlan,
+)
 from lvagent.plan.wanted import Policy
 from lvagent.spec import names
+from lvagent.spec.vm import Network as NetworkConfig
 from lvagent.spec.vm import VmConfig
 
 log = logging.getLogger(__name__)
@@ -33,9 +47,10 @@ class Wires(Protocol):
     def vpcs(self) -> frozenset[str]: ...
     def fabric(self) -> frozenset[Resource]: ...
     def taps(self, vpc: str) -> frozenset[str]: ...
-    def ensure(self, resources: Sequence[Resource]) -> None: ...
+    def ensure(self, resources: Sequence[Resource], without: Sequence[Filter] = ()) -> None: ...
     def remove(self, resources: Sequence[Resource]) -> None: ...
-    def plug(self, filter: PortFilter, plug: Plug) -> None: ...  # noqa: A002
+    def plug(self, filters: Sequence[PortFilter | Firewall], plug: Plug) -> None: ...
+    def counted(self, vpc: str) -> list[Counted]: ...
     def close(self) -> None: ...
 
 
@@ -128,16 +143,21 @@ class Networks:
     def _subtract(self, vpc: str, *, remove: bool) -> None:
         members = self._index.members(vpc)
         there = self._wires.observe(vpc)
-        steps = diff.subtract(wanted.network(vpc, members, self.policy), there)
+        wish = wanted.network(vpc, members, self.policy)
+        if not self._index.loaded:  # who else is in the VPC is not known yet
+            wish = firewall.joined(wish, there, members)
+        steps = diff.subtract(wish, there)
         unknown = {one.tap for one in there if isinstance(one, Plug)} - _taps(members)
+        gone: list[Filter] = []
         if remove and steps.remove and unknown:
             log.warning("%s: nothing is removed, %s is in it and nobody's", vpc, ", ".join(sorted(unknown)))
         elif remove and steps.remove:
             log.info("%s: remove %s", vpc, "; ".join(map(diff.describe, steps.remove)))
-            self._wires.remove(steps.remove)
-        if steps.ensure:
+            gone = _in_one(steps)
+            self._wires.remove([one for one in steps.remove if one not in gone])
+        if steps.ensure or gone:
             log.info("%s: make %s", vpc, "; ".join(map(diff.describe, steps.ensure)))
-            self._wires.ensure(steps.ensure)
+            self._wires.ensure(steps.ensure, gone)
 
     def _serve_dhcp(self, vpc: str, members: tuple[VmConfig, ...]) -> None:
         wish = wanted.dhcp(vpc, members, self.policy)
@@ -215,12 +235,12 @@ class Networks:
         for nic in spec.networks:
             place = wanted.plug(spec, nic, self.policy)
             if nic.netname == vpc and place.tap in taps:
-                self._wires.plug(wanted.port_filter(spec, nic), place)
+                self._wires.plug(_filters(spec, nic), place)
 
     def replug(self, vpc: str, running: Sequence[VmConfig]) -> None:
         """Put taps of running VMs into their places in a VPC that are not in them (a hook that could not, a hand)."""
         places = [
-            (wanted.port_filter(spec, nic), wanted.plug(spec, nic, self.policy))
+            (_filters(spec, nic), wanted.plug(spec, nic, self.policy))
             for spec in running
             for nic in spec.networks
             if nic.netname == vpc
@@ -233,7 +253,7 @@ class Networks:
                 if place not in there:
                     self._put_back(bound, place)
 
-    def _put_back(self, bound: PortFilter, place: Plug) -> None:
+    def _put_back(self, bound: Sequence[PortFilter | Firewall], place: Plug) -> None:
         try:
             self._wires.plug(bound, place)
         except HostError as error:  # libvirt is about to make the tap, or its qemu has just ended
@@ -247,6 +267,17 @@ class Networks:
     def close(self) -> None:
         """Close what is open; the VPCs stay."""
         self._wires.close()
+
+
+def _filters(spec: VmConfig, nic: NetworkConfig) -> list[PortFilter | Firewall]:
+    """What must stand before the tap of this NIC is up."""
+    return [wanted.port_filter(spec, nic), firewall.firewall(nic.netname, spec)]
+
+
+def _in_one(steps: diff.Steps) -> list[Filter]:
+    """What goes of a filter that stays: in one step with what comes, for the one may refer to the other."""
+    stays = not any(isinstance(one, Ruleset) for one in steps.remove)
+    return [one for one in steps.remove if isinstance(one, Filter)] if stays else []
 
 
 def _taps(members: Sequence[VmConfig]) -> set[str]:

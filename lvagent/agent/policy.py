@@ -27,7 +27,8 @@ def policy(settings: Settings) -> Policy:
         port=settings.fabric.port,
         domain=settings.vpc.domain,
         forwarders=settings.vpc.forwarders,
-        ruleset=nft.base_digest(),
+        ruleset=nft.base_digest(limits=settings.filter),
+        limits=settings.filter,
     )
 
 

@@ -8,7 +8,7 @@ from lvagent.agent.index import Entry, Index
 from lvagent.agent.networks import Networks
 from lvagent.agent.vms import Vms, restart_needed
 from lvagent.plan import diff, wanted
-from lvagent.plan.resources import PortFilter
+from lvagent.plan.resources import Filter, Subnet
 from lvagent.render import dnsmasq, nft
 from lvagent.spec.status import Outcome, Plan
 from lvagent.spec.vm import VmConfig
@@ -58,8 +58,8 @@ class Preview:
 
     def _nft(self, vpc: str, members: tuple[VmConfig, ...]) -> str:
         resources = wanted.network(vpc, members, self._networks.policy)
-        filters = sorted((item for item in resources if isinstance(item, PortFilter)), key=lambda item: item.tap)
-        return nft.vpc_text(filters)
+        parts = [item for item in resources if isinstance(item, Filter | Subnet)]
+        return nft.vpc_text(sorted(parts, key=diff.identity), self._networks.policy.limits)
 
     def _dnsmasq(self, vpc: str, members: tuple[VmConfig, ...]) -> str:
         wish = wanted.dhcp(vpc, members, self._networks.policy)

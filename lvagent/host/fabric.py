@@ -19,12 +19,13 @@ from pathlib import Path
 
 from lvagent.config import Settings
 from lvagent.errors import HostError
-from lvagent.host import bridge_netfilter, links, netns, nft, sysctl
+from lvagent.host import bridge_netfilter, links, netns, nft_read, sysctl
 from lvagent.host.links import Link
 from lvagent.host.netlink import Message
 from lvagent.host.netspace import Netspace, translated
 from lvagent.plan.resources import Bridge, Fabric, Veth, Vxlan
-from lvagent.render.nft import GUARD_SETS, Element, base, base_digest, change
+from lvagent.render.elements import GUARD_SETS, Element
+from lvagent.render.nft import base, base_digest, change
 from lvagent.spec import names
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class FabricSide:
     def observe(self) -> Fabric | None:
         """The underlay side, if it is there with its guard."""
         space = self.space()
-        guarded = space is not None and nft.table_comment(space.netfilter) == base_digest(self._template)
+        guarded = space is not None and nft_read.table_comment(space.netfilter) == base_digest(self._template)
         return Fabric(self._name) if guarded else None
 
     def links(self) -> dict[str, Link]:
@@ -113,9 +114,9 @@ class FabricSide:
                 netns.create(self._path)
                 self.needed().inside(lambda: sysctl.write(sysctl.FABRIC))
             space = self.needed()
-            if nft.table_comment(space.netfilter) != base_digest(self._template):
+            if nft_read.table_comment(space.netfilter) != base_digest(self._template):
                 ours = [name for name, link in space.links().items() if self._is_ours(link)]
-                guarded = nft.elements(space.netfilter, GUARD_SETS) | self._guarded(ours)
+                guarded = nft_read.elements(space.netfilter, GUARD_SETS) | self._guarded(ours)
                 space.nft.run(base(self._template) + change((), guarded), "the guard of the underlay side")
 
     def _guarded(self, there: Iterable[str]) -> frozenset[Element]:
@@ -208,7 +209,7 @@ class FabricSide:
         return there
 
     def _guard(self, space: Netspace, devices: Iterable[str]) -> None:
-        added = self._guarded(devices) - (frozenset() if self._name else nft.elements(space.netfilter, GUARD_SETS))
+        added = self._guarded(devices) - (frozenset() if self._name else nft_read.elements(space.netfilter, GUARD_SETS))
         if added:
             space.nft.run(change((), added), "the guard of the underlay side")
 
@@ -237,7 +238,7 @@ class FabricSide:
             self._delete(space, there)
             gone = self._guarded(unwanted)
             if gone:
-                space.nft.run(change(gone & nft.elements(space.netfilter, GUARD_SETS), ()), "the guard")
+                space.nft.run(change(gone & nft_read.elements(space.netfilter, GUARD_SETS), ()), "the guard")
 
     def _refuse_used(self, space: Netspace, unwanted: dict[str, Link]) -> None:
         for link in unwanted.values():
@@ -275,7 +276,7 @@ class FabricSide:
         if self._name:
             self.close()
             netns.delete(self._path)
-        elif nft.table_comment(space.netfilter) is not None:
+        elif nft_read.table_comment(space.netfilter) is not None:
             space.nft.run("delete table bridge lvagent\n", "the guard", "remove")
 
 

@@ -1,4 +1,4 @@
-"""The filter of one VPC: its base, and the elements of its subnets and ports.
+"""The filter of one VPC: its base, and the pieces of its subnets, ports, VMs and groups.
 
 What the kernel holds is remembered, so that a port costs one transaction and no reading. It is read afresh when the
 VPC is observed, and when a transaction that was made from memory is refused.
@@ -8,86 +8,146 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from lvagent.config import FilterSettings
 from lvagent.errors import HostError
-from lvagent.host import nft
+from lvagent.host import nft_read
 from lvagent.host.netspace import Netspace
-from lvagent.render.nft import SETS, Element, base, base_digest, by_owner, change
+from lvagent.host.nft_read import BRIDGE, INET, Counted
+from lvagent.plan.resources import Filter, Firewall, Subnet
+from lvagent.render.elements import RECEIVED, Chain, Piece, Rule, by_owner
+from lvagent.render.firewall import number_of
+from lvagent.render.nft import base, base_digest, change, owner_of, pieces
 
-Owned = Mapping[str, frozenset[Element]]
-"""Elements by their owner: a tap or a subnet."""
+Owned = Mapping[str, frozenset[Piece]]
+"""Pieces by their owner: a tap, a subnet, a VM, a group."""
+
+NOTHING: frozenset[Piece] = frozenset()
 
 
 class VpcFilter:
-    """The table of a VPC in its namespace.
+    """The tables of a VPC in its namespace.
 
     :param vpc: what errors are about.
+    :param limits: what one guest may take of what all share.
     """
 
-    def __init__(self, vpc: str, space: Netspace) -> None:
+    def __init__(self, vpc: str, space: Netspace, limits: FilterSettings) -> None:
         self._vpc = vpc
         self._space = space
-        self._known: dict[str, frozenset[Element]] | None = None
+        self._limits = limits
+        self._known: dict[str, frozenset[Piece]] | None = None
 
     def digest(self) -> str | None:
-        """Which base is loaded; None if there is none."""
-        return nft.table_comment(self._space.netfilter)
+        """Which base is loaded; None if there is none, '' if a part of it is missing."""
+        found = [nft_read.table_comment(self._space.netfilter, family) for family in (BRIDGE, INET)]
+        if found == [None, None]:
+            return None
+        return found[0] if found[0] is not None and found[0] == found[1] else ""
 
     def read(self) -> Owned:
-        """The elements of subnets and ports, read now."""
-        self._known = by_owner(nft.elements(self._space.netfilter, SETS))
+        """The pieces of all owners, read now."""
+        self._known = by_owner(nft_read.pieces(self._space.netfilter))
         return self._known
 
     def remembered(self) -> Owned:
-        """The elements of subnets and ports, as they were when last read or written."""
+        """The pieces of all owners, as they were when last read or written."""
         return self.read() if self._known is None else self._known
 
-    def ensure_base(self, wanted: Owned) -> None:
-        """The base of this version, with these elements and those of other owners that are there.
+    def counted(self) -> list[Counted]:
+        """The rules of all VMs with what they have counted, read now."""
+        return [one for one in nft_read.rules(self._space.netfilter) if one.rule.owner]
+
+    def ensure_base(self, wanted: Iterable[Filter | Subnet], without: Iterable[str] = ()) -> None:
+        """The base of this version, with what is wanted and what other owners have there.
 
         All in one transaction: no port is open or closed meanwhile.
 
+        :param without: owners that shall have nothing.
         :raise HostError: nft refused; nothing was changed.
         """
         loaded = self.digest()
-        if loaded == base_digest():
-            self.put(wanted)
+        if loaded == base_digest(limits=self._limits):
+            self.put(wanted, without)
             return
-        kept = {**(self.read() if loaded is not None else {}), **wanted}
+        known = self.read() if loaded is not None else {}
+        wish = _wish(wanted, without, known)
+        kept = {owner: owned for owner, owned in {**known, **wish}.items() if owned}
         self._known = None
-        self._run(base() + change((), frozenset().union(*kept.values())))
+        self._run(base(limits=self._limits) + change((), NOTHING.union(*kept.values())))
         self._known = kept
 
-    def put(self, wanted: Owned) -> None:
-        """Give these owners these elements and no others, in one transaction.
+    def put(self, wanted: Iterable[Filter | Subnet], without: Iterable[str] = ()) -> None:
+        """Make sure of these and of nothing else of their owners, in one transaction.
 
+        :param without: owners that shall have nothing.
         :raise HostError: nft refused; nothing was changed.
         """
+        resources, gone = list(wanted), list(without)
         remembered = self._known is not None
         try:
-            self._put(wanted)
+            self._put(resources, gone)
         except HostError:
             if not remembered:
                 raise
             self._known = None
-            self._put(wanted)
+            self._put(resources, gone)
 
     def drop(self, owners: Iterable[str]) -> None:
-        """Make sure that these owners have no elements."""
-        self.put({owner: frozenset() for owner in owners})
+        """Make sure that these owners have nothing."""
+        self.put((), owners)
 
     def remove(self) -> None:
-        """Take the whole table away."""
+        """Take the tables away."""
         self._known = None
-        if self.digest() is not None:
-            self._run("delete table bridge lvagent\n")
+        families = [(BRIDGE, "bridge"), (INET, "inet")]
+        there = [name for family, name in families if nft_read.table_comment(self._space.netfilter, family) is not None]
+        if there:
+            self._run("".join(f"delete table {name} lvagent\n" for name in there))
 
-    def _put(self, wanted: Owned) -> None:
+    def _put(self, wanted: list[Filter | Subnet], without: list[str]) -> None:
         known = self.remembered()
-        there = frozenset[Element]().union(*(known.get(owner, frozenset()) for owner in wanted))
-        wish = frozenset[Element]().union(*wanted.values())
-        if there != wish:
-            self._run(change(there - wish, wish - there))
-            self._known = {owner: owned for owner, owned in {**known, **wanted}.items() if owned}
+        wish = _wish(wanted, without, known)
+        there = NOTHING.union(*(known.get(owner, NOTHING) for owner in wish))
+        want = NOTHING.union(*wish.values())
+        if there != want:
+            gone = there - want
+            self._run(change(gone, want - there, self._handles(gone)))
+            self._known = {owner: owned for owner, owned in {**known, **wish}.items() if owned}
+
+    def _handles(self, gone: Iterable[Piece]) -> dict[Rule, int]:
+        """The kernel's numbers of rules that shall go while their chains stay.
+
+        :raise HostError: one is not there any more.
+        """
+        chains = {piece.name for piece in gone if isinstance(piece, Chain)}
+        doomed = {piece for piece in gone if isinstance(piece, Rule) and piece.chain not in chains}
+        found: dict[Rule, int] = {}
+        for chain in {rule.chain for rule in doomed}:
+            found |= {one.rule: one.handle for one in nft_read.rules(self._space.netfilter, chain)}
+        missing = doomed - found.keys()
+        if missing:
+            self._known = None
+            raise HostError(self._vpc, "filter", "a rule is gone that was there", hint="it is read again")
+        return found
 
     def _run(self, text: str) -> None:
         self._space.nft.run(text, self._vpc)
+
+
+def _wish(wanted: Iterable[Filter | Subnet], without: Iterable[str], known: Owned) -> dict[str, frozenset[Piece]]:
+    """What each of these owners shall have."""
+    resources = list(wanted)
+    numbers = _numbers([one.vm for one in resources if isinstance(one, Firewall)], known)
+    return dict.fromkeys(without, NOTHING) | {owner_of(one): pieces(one, numbers) for one in resources}
+
+
+def _numbers(vms: list[str], known: Owned) -> dict[str, int]:
+    """A number for each VM: the one it has, else the lowest that no other has."""
+    there = {owner: number for owner, owned in known.items() if (number := number_of(owned)) is not None}
+    found = {vm: there[vm] for vm in vms if vm in there}
+    taken = set(there.values())
+    free = (number for number in range(1, RECEIVED) if number not in taken)
+    for vm in vms:
+        if vm not in found:
+            found[vm] = next(free)
+    return found

@@ -10,7 +10,6 @@ shared and has a lock of its own.
 from __future__ import annotations
 
 import os
-import socket
 import threading
 from collections.abc import Sequence
 
@@ -19,12 +18,15 @@ from lvagent.host import bridge_netfilter, netns
 from lvagent.host.fabric import FabricSide
 from lvagent.host.links import Link
 from lvagent.host.netspace import Netspace, translated
-from lvagent.host.removal import InVpc, Removal, by_vpc, of
-from lvagent.host.vpc import BROKEN, Observed, VpcSide, wanted_elements
+from lvagent.host.nft_read import Counted
+from lvagent.host.removal import InVpc, Removal, by_vpc, filters_of, of
+from lvagent.host.vpc import BROKEN, Observed, VpcSide
 from lvagent.host.vpcs import VpcSides
 from lvagent.plan.resources import (
     Bridge,
     Fabric,
+    Filter,
+    Firewall,
     Netns,
     Plug,
     PortFilter,
@@ -34,6 +36,7 @@ from lvagent.plan.resources import (
     Veth,
     Vxlan,
 )
+from lvagent.render.nft import owner_of
 from lvagent.spec import names
 
 
@@ -46,7 +49,7 @@ class Network:
     def __init__(self, settings: Settings) -> None:
         self._guard = threading.Lock()
         self._root: Netspace | None = None
-        self._vpcs = VpcSides(settings.paths.netns)
+        self._vpcs = VpcSides(settings.paths.netns, settings.filter)
         self._fabric = FabricSide(settings, self._here)
 
     def prepare(self) -> None:
@@ -102,7 +105,7 @@ class Network:
             seen = side.observe()
             ruleset = seen.ruleset()
             found |= {Netns(vpc)} | (set() if ruleset is None else {ruleset})
-            return frozenset(found | seen.subnets() | seen.ports() | seen.plugs() | self._outside(vpc, seen))
+            return frozenset(found | seen.subnets() | seen.filters() | seen.plugs() | self._outside(vpc, seen))
 
     def _half_made(self, vpc: str) -> set[Resource]:
         """A name without a namespace, left by a crash: it is told, so that it can be removed."""
@@ -122,16 +125,18 @@ class Network:
             found |= _segment(master, devices.get(names.vxlan(_vni(master))))
         return found
 
-    def ensure(self, resources: Sequence[Resource]) -> None:
+    def ensure(self, resources: Sequence[Resource], without: Sequence[Filter] = ()) -> None:
         """Make these resources as they say, whatever is there: filters before links, links before taps.
 
+        :param without: parts of filters that go, in the same transaction in which others come.
         :raise HostError: the first that could not be made; what was made before it stays.
         """
         if of(Fabric, resources):
             self._fabric.ensure()
         mine = by_vpc(resources)
-        for vpc, parts in mine.items():
-            self._ensure_base(vpc, parts)
+        gone = by_vpc(without)
+        for vpc in mine.keys() | gone.keys():
+            self._ensure_base(vpc, mine.get(vpc, []), filters_of(gone.get(vpc, [])))
         self._fabric.ensure_segments(of(Bridge, resources), of(Vxlan, resources))
         for vpc, parts in mine.items():
             self._ensure_links(self._vpcs.needed(vpc), of(Subnet, parts), of(Veth, parts))
@@ -139,7 +144,7 @@ class Network:
             side = self._vpcs.needed(plug.vpc)
             side.plug(plug, side.bound_mac(plug.tap), self._here())
 
-    def _ensure_base(self, vpc: str, parts: Sequence[InVpc]) -> None:
+    def _ensure_base(self, vpc: str, parts: Sequence[InVpc], gone: Sequence[Filter]) -> None:
         """Namespace and filter. A Ruleset that comes alone also puts right the namespace around it."""
         base = bool(of(Ruleset, parts))
         if base or of(Netns, parts):
@@ -147,12 +152,13 @@ class Network:
             side = self._vpcs.create(vpc)
         else:
             side = self._vpcs.needed(vpc)
-        wanted = wanted_elements(of(Subnet, parts), of(PortFilter, parts))
+        wanted = [*of(Subnet, parts), *filters_of(parts)]
+        without = [owner_of(one) for one in gone]
         with translated(vpc, "filter"):
             if base:
-                side.filter.ensure_base(wanted)
-            elif wanted:
-                side.filter.put(wanted)
+                side.filter.ensure_base(wanted, without)
+            elif wanted or without:
+                side.filter.put(wanted, without)
 
     def _ensure_links(self, side: VpcSide, subnets: Sequence[Subnet], veths: Sequence[Veth]) -> None:
         if not subnets and not veths:
@@ -177,15 +183,22 @@ class Network:
         side.remove_links([name for name in map(names.veth_inner, apart) if name in inner])
         self._fabric.clear(apart)
 
-    def plug(self, filter: PortFilter, plug: Plug) -> None:  # noqa: A002
+    def plug(self, filters: Sequence[PortFilter | Firewall], plug: Plug) -> None:
         """Bind a port and put its tap into its place: the filter first, then the tap, then up.
 
+        :param filters: the port's, and its VM's.
         :raise HostError: there is no such tap, or its place is not there.
         """
         side = self._vpcs.needed(plug.vpc)
         with translated(plug.tap, "filter"):
-            side.filter.put(wanted_elements([], [filter]))
-        side.plug(plug, filter.mac, self._here())
+            side.filter.put(filters)
+        side.plug(plug, side.bound_mac(plug.tap), self._here())
+
+    def counted(self, vpc: str) -> list[Counted]:
+        """What the rules of the VMs in a VPC have counted; nothing if there is no such namespace."""
+        side = self._vpcs.find(vpc)
+        with translated(vpc, "count in"):
+            return side.filter.counted() if side is not None else []
 
     def remove(self, resources: Sequence[Resource]) -> None:
         """Make sure that these resources are not there. Goes on after an error.
@@ -197,15 +210,6 @@ class Network:
         """
         Removal(self._vpcs, self._fabric, resources).run()
 
-    def listen_sockets(self, vpc: str, port: int = 80) -> list[socket.socket]:
-        """Sockets that listen for the metadata service inside a VPC, on its IPv4 and its IPv6 address.
-
-        :param port: TCP port.
-        :raise HostError: there is no such namespace, or it has not got the addresses.
-        """
-        with translated(vpc, "listen in"):
-            return self._vpcs.needed(vpc).space.inside(lambda: _listen(port))
-
     def close(self) -> None:
         """Let go of all namespaces; they stay as they are."""
         self._vpcs.close()
@@ -214,18 +218,6 @@ class Network:
             root, self._root = self._root, None
         if root is not None:
             root.close()
-
-
-def _listen(port: int) -> list[socket.socket]:
-    made: list[socket.socket] = []
-    try:
-        for family, address in ((socket.AF_INET, names.METADATA_V4), (socket.AF_INET6, names.METADATA_V6)):
-            made.append(socket.create_server((address, port), family=family, backlog=128))
-    except OSError:
-        for one in made:
-            one.close()
-        raise
-    return made
 
 
 def _paired(inner: Link | None, outer: Link | None) -> bool:

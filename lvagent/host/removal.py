@@ -15,7 +15,11 @@ from lvagent.host.netspace import translated
 from lvagent.host.vpcs import VpcSides
 from lvagent.plan.resources import (
     Bridge,
+    Extras,
     Fabric,
+    Filter,
+    Firewall,
+    Group,
     Netns,
     Plug,
     PortFilter,
@@ -25,15 +29,21 @@ from lvagent.plan.resources import (
     Veth,
     Vxlan,
 )
+from lvagent.render.nft import owner_of
 from lvagent.spec import names
 
 R = TypeVar("R")
-InVpc = Netns | Ruleset | Subnet | Veth | PortFilter | Plug
+InVpc = Netns | Ruleset | Subnet | Veth | PortFilter | Firewall | Group | Extras | Plug
 
 
 def of(kind: type[R], resources: Iterable[object]) -> list[R]:
     """Those resources that are of a kind."""
     return [one for one in resources if isinstance(one, kind)]
+
+
+def filters_of(resources: Iterable[object]) -> list[Filter]:
+    """Those resources that are parts of a filter."""
+    return [one for one in resources if isinstance(one, Filter)]
 
 
 def by_vpc(resources: Iterable[Resource]) -> dict[str, list[InVpc]]:
@@ -85,7 +95,7 @@ class Removal:
         side.remove_links(plugs)
         if not of(Netns, mine):
             with translated(vpc, "close ports of"):
-                side.filter.drop(one.tap for one in of(PortFilter, mine))
+                side.filter.drop(owner_of(one) for one in filters_of(mine))
 
     def _refuse(self, vpc: str, mine: Sequence[InVpc]) -> None:
         """Take what a tap stands on out of the list."""

@@ -7,17 +7,20 @@ first, then links that are down, their sysctls, and at last what makes them carr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Interface, IPv6Interface
 
+from lvagent.config import FilterSettings
 from lvagent.errors import HostError
 from lvagent.host import links, sysctl
-from lvagent.host.filters import Owned, VpcFilter
+from lvagent.host.filters import VpcFilter
 from lvagent.host.links import Address, Link
 from lvagent.host.netlink import Message
 from lvagent.host.netspace import Netspace, translated
-from lvagent.plan.resources import Plug, PortFilter, Ruleset, Subnet, Veth
-from lvagent.render.nft import gateway_elements, port_elements, port_filters
+from lvagent.plan.resources import Filter, Plug, Ruleset, Subnet, Veth
+from lvagent.render.elements import EXTRAS
+from lvagent.render.firewall import extras_of, firewalls, group_of
+from lvagent.render.nft import gateway_elements, port_filters
 from lvagent.spec import names
 
 METADATA: frozenset[Address] = frozenset({IPv4Interface(names.METADATA_V4), IPv6Interface(names.METADATA_V6)})
@@ -31,12 +34,13 @@ class VpcSide:
     """The namespace of one VPC, open.
 
     :param vpc: its name.
+    :param limits: what one guest may take of what all share.
     """
 
-    def __init__(self, vpc: str, space: Netspace) -> None:
+    def __init__(self, vpc: str, space: Netspace, limits: FilterSettings) -> None:
         self.vpc = vpc
         self.space = space
-        self.filter = VpcFilter(vpc, space)
+        self.filter = VpcFilter(vpc, space, limits)
 
     def close(self) -> None:
         """Let go of the namespace."""
@@ -107,9 +111,11 @@ class VpcSide:
         :raise HostError: to none: a port without a filter must not come up.
         """
         with translated(tap, "plug"):
-            owned = self.filter.remembered().get(tap, frozenset())
-        for port in port_filters(self.vpc, {tap: owned}):
-            if port.mac:
+            known = self.filter.remembered()
+        owner = names.tap_owner(tap)
+        walls = list(firewalls(self.vpc, [(vm, known[vm]) for vm, _ in [owner] if vm in known])) if owner else []
+        for port in port_filters(self.vpc, {tap: known.get(tap, frozenset())}):
+            if port.mac and any(tap in wall.taps for wall in walls):
                 return port.mac
         raise HostError(tap, "plug", "its port has no filter", hint="give its filter first")
 
@@ -191,9 +197,15 @@ class Observed:
         master = self._by_index.get(link.master)
         return link.up and master is not None and master.name == _bridge(subnet)
 
-    def ports(self) -> frozenset[PortFilter]:
-        """The filters of ports."""
-        return port_filters(self._vpc, self._owned)
+    def filters(self) -> frozenset[Filter]:
+        """The filters of ports, the firewalls of VMs, and what these stand on."""
+        found: set[Filter] = {*port_filters(self._vpc, self._owned), *firewalls(self._vpc, self._owned.items())}
+        for owner, owned in self._owned.items():
+            if owner.startswith("@"):
+                found.add(group_of(self._vpc, owner[1:], owned))
+        if EXTRAS in self._owned:
+            found.add(extras_of(self._vpc, self._owned[EXTRAS]))
+        return frozenset(found)
 
     def plugs(self) -> frozenset[Plug]:
         """The taps in this namespace, where they are."""
@@ -203,11 +215,6 @@ class Observed:
         master = self._by_index.get(link.master)
         subnet = f"subnet-{master.name.removeprefix('br-')}" if master else ""
         return Plug(self._vpc, subnet, name, link.mtu if link.up else BROKEN)
-
-
-def wanted_elements(subnets: Iterable[Subnet], ports: Iterable[PortFilter]) -> Owned:
-    """The elements of subnets and ports, by their owner."""
-    return {one.name: gateway_elements(one) for one in subnets} | {one.tap: port_elements(one) for one in ports}
 
 
 def _bridge(subnet: str) -> str:

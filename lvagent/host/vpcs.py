@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 
+from lvagent.config import FilterSettings
 from lvagent.errors import HostError
 from lvagent.host import netns
 from lvagent.host.netspace import Netspace, translated
@@ -20,10 +21,12 @@ class VpcSides:
     """The VPCs of this host.
 
     :param folder: where the names of namespaces are.
+    :param limits: what one guest may take of what all share.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, limits: FilterSettings) -> None:
         self.folder = folder
+        self._limits = limits
         self._guard = threading.Lock()
         self._open: dict[str, VpcSide] = {}
 
@@ -59,7 +62,7 @@ class VpcSides:
 
     def _enter(self, vpc: str, path: str) -> VpcSide:
         with translated(vpc, "enter"):
-            side = VpcSide(vpc, Netspace(path))
+            side = VpcSide(vpc, Netspace(path), self._limits)
         with self._guard:
             return self._open.setdefault(vpc, side)
 

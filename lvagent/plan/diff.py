@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from lvagent.plan.resources import (
     Bridge,
     Dhcp,
+    Extras,
     Fabric,
+    Firewall,
+    Group,
     Metadata,
     Netns,
     Plug,
@@ -42,8 +45,10 @@ def identity(resource: Resource) -> tuple[str, ...]:
     match resource:
         case Fabric(netns=name):
             return (kind, name)
-        case Netns(vpc=vpc) | Ruleset(vpc=vpc) | Dhcp(vpc=vpc) | Metadata(vpc=vpc):
+        case Netns(vpc=vpc) | Ruleset(vpc=vpc) | Dhcp(vpc=vpc) | Metadata(vpc=vpc) | Extras(vpc=vpc):
             return (kind, vpc)
+        case Firewall(vpc=vpc, vm=name) | Group(vpc=vpc, name=name):
+            return (kind, vpc, name)
         case Bridge(vni=vni) | Vxlan(vni=vni):
             return (kind, str(vni))
         case Subnet(vpc=vpc, name=name) | Veth(vpc=vpc, subnet=name):
@@ -88,6 +93,12 @@ def describe(resource: Resource) -> str:
             return f"veth of {name} in {vpc} to VNI {vni}"
         case PortFilter(tap=tap, mac=mac):
             return f"filter of port {tap}, {mac}"
+        case Firewall(vm=vm, rules=rules):
+            return f"rules of {vm}, {len(rules)}"
+        case Group(name=name, nets=nets):
+            return f"nets of {name}, {len(nets)}"
+        case Extras(vpc=vpc, spans=spans):
+            return f"extra addresses of {vpc}, {len(spans)} ranges"
         case Dhcp(vpc=vpc, hosts=hosts):
             return f"dnsmasq of {vpc}, {len(hosts)} reservations"
         case Metadata(vpc=vpc, guests=guests):

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import ClassVar
 
+from lvagent.spec.vm import NetRule
+
 
 @dataclass(frozen=True, slots=True)
 class Fabric:
@@ -98,6 +100,50 @@ class PortFilter:
 
 
 @dataclass(frozen=True, slots=True)
+class Firewall:
+    """Who may talk to a VM in a VPC and to whom it may: its rules, at its ports and for its addresses.
+
+    ``taps`` and ``addresses`` (those of its NICs, without the extra ones) are sorted. ``rules``: each once, sorted,
+    with its direction; what they name is a net or a ``Group``.
+    """
+
+    layer: ClassVar[int] = 7
+    vpc: str
+    vm: str
+    taps: tuple[str, ...]
+    addresses: tuple[str, ...]
+    rules: tuple[NetRule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The nets that a name in a rule stands for in a VPC now: those of a VM, or of the VMs in a subnet."""
+
+    layer: ClassVar[int] = 7
+    vpc: str
+    name: str
+    nets: tuple[IPv4Network | IPv6Network, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Addresses from ``first`` to ``last`` that are extra addresses of just these VMs."""
+
+    first: str
+    last: str
+    vms: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """To which VMs the extra addresses in a VPC belong; several may share one, and then all must allow what comes."""
+
+    layer: ClassVar[int] = 7
+    vpc: str
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DhcpSubnet:
     """One subnet as dnsmasq serves it. ``default_route`` is decided per host, not here."""
 
@@ -179,4 +225,7 @@ class Plug:
     mtu: int
 
 
-Resource = Fabric | Netns | Ruleset | Bridge | Vxlan | Subnet | Veth | PortFilter | Dhcp | Metadata | Plug
+Filter = PortFilter | Firewall | Group | Extras
+"""What the filter of a VPC holds besides its base; all of it can be changed in one transaction."""
+
+Resource = Fabric | Netns | Ruleset | Bridge | Vxlan | Subnet | Veth | Filter | Dhcp | Metadata | Plug

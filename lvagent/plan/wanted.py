@@ -7,10 +7,12 @@ some VM in the list has a NIC in it, and a VPC while it has a wanted subnet.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 
+from lvagent.config import FilterSettings
 from lvagent.errors import SpecError
+from lvagent.plan import firewall
 from lvagent.plan.resources import (
     Bridge,
     Dhcp,
@@ -42,7 +44,7 @@ class Policy:
     """What the settings say that resources depend on.
 
     ``fabric``: namespace of the underlay side ('' is root). ``underlay_mtu`` in bytes. ``local``: address of the VTEP,
-    '' if there is none. ``ruleset``: digest of the base of a VPC's filter.
+    '' if there is none. ``ruleset``: digest of the base of a VPC's filter; ``limits``: what it lets one guest take.
     """
 
     fabric: str
@@ -52,6 +54,7 @@ class Policy:
     domain: str
     forwarders: tuple[str, ...]
     ruleset: str
+    limits: FilterSettings = field(default_factory=FilterSettings)
 
 
 def segment_mtu(vni: int, policy: Policy) -> int:
@@ -93,7 +96,7 @@ def network(vpc: str, members: Iterable[VmConfig], policy: Policy) -> frozenset[
     found: set[Resource] = {Netns(vpc), Ruleset(vpc, policy.ruleset)}
     for name in {nic.subnetname for _, nic in nics}:
         found |= _segment(vpc, [nic for _, nic in nics if nic.subnetname == name], policy)
-    return frozenset(found | {port_filter(vm, nic) for vm, nic in nics})
+    return frozenset(found | {port_filter(vm, nic) for vm, nic in nics} | firewall.filters(vpc, [vm for vm, _ in nics]))
 
 
 def _segment(vpc: str, nics: list[Network], policy: Policy) -> set[Resource]:

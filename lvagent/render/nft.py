@@ -1,9 +1,9 @@
 """A VPC's filter as nft text, and the elements that bind its ports.
 
-The base of the filter (``vpc.nft.j2``) is the same for every VPC and holds no name or address. What differs are
-elements of its sets: those of a subnet (its gateway) and those of a port (MACs, addresses). They are values here, so a
-change is the difference of two sets of elements, given to nft as one transaction, and what the kernel holds can be
-compared with what is wanted element by element.
+The base of the filter (``vpc.nft.j2``) is the same for every VPC and holds no name or address. What differs are pieces
+(``render.elements``): those of a subnet (its gateway), of a port (MACs, addresses), of a VM (its rules), of groups.
+They are values, so a change is the difference of two sets of them, given to nft as one transaction, and what the
+kernel holds can be compared with what is wanted piece by piece.
 
 A port's elements do not tell everything that made them (ranges are collapsed, order is lost). So the filter is also
 noted down whole, in the comments of the set ``notes``, and believed only if the elements are those it calls for.
@@ -13,156 +13,179 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
 
-from lvagent.plan.resources import PortFilter, Subnet
+from lvagent.config import FilterSettings
+from lvagent.plan.resources import Extras, Filter, Firewall, Group, PortFilter, Subnet
 from lvagent.render import render
 from lvagent.render.dnsmasq import ROUTER_LIFETIME
+from lvagent.render.elements import (
+    EXTRAS,
+    RECEIVED,
+    Chain,
+    Element,
+    NetElement,
+    NetSet,
+    Piece,
+    Rule,
+    checked_chain,
+    checked_comment,
+    key_text,
+    number6,
+    span_text,
+    table_of,
+    value_text,
+)
+from lvagent.render.firewall import CLOSED, extras_pieces, firewall_pieces, group_pieces, match_of
 from lvagent.spec import names
 
 TABLE = "lvagent"
-FAMILY = "bridge"
 
-SETS: dict[str, tuple[str, ...]] = {
-    "ports": ("device",),
-    "macs": ("device", "mac"),
-    "hardware": ("device", "mac_field"),
-    "own4": ("device", "ipv4"),
-    "extra4": ("device", "ipv4_range"),
-    "own6": ("device", "ipv6"),
-    "extra6": ("device", "ipv6_range"),
-    "target6": ("device", "ipv6_field"),
-    "extra_target6": ("device", "ipv6_field_range"),
-    "later": ("device",),
-    "notes": ("device", "number"),
-    "local6": ("ipv6",),
-    "local_target6": ("ipv6_field",),
-    "gateway4": ("ipv4",),
-    "gateway_target6": ("ipv6_field",),
-    "gateway_macs": ("mac",),
-}
-"""The sets of a VPC's filter and the fields of their keys. ``_field``: read at an offset in the packet, so nft knows it
-as a number only."""
-
-GUARD_SETS: dict[str, tuple[str, ...]] = {"links": ("device",)}
-"""The sets of the guard in a namespace that we share."""
-
-_COMMENT = re.compile(r"[0-9A-Za-z:.,/ \[\]-]{0,128}\Z")
+_MARKS = {"closed": 0x8000_0000, "fabric": 0x8000_0001, "bridged": 0x8000_0000 | RECEIVED}
+"""Marks of what goes to no port, and to the underlay side; and the bits of which what is bridged has one."""
 
 _CHUNK = 100
 """Characters of a note in one comment; nft takes 128."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Element:
-    """An element of a set: the fields of its key as people write them, and its comment."""
-
-    set: str
-    key: tuple[str, ...]
-    comment: str = ""
-
-    @property
-    def owner(self) -> str:
-        """The tap or subnet to which it belongs ('' for those of the base)."""
-        return self.key[0] if SETS[self.set][0] == "device" else self.comment
-
-
 @functools.cache
-def base_digest(template: str = "vpc.nft.j2") -> str:
+def base_digest(template: str = "vpc.nft.j2", limits: FilterSettings | None = None) -> str:
     """What stands in the comment of the table: a digest of its text."""
-    blank = render(template, digest="", **_constants())
+    blank = render(template, digest="", **_constants(limits))
     return hashlib.blake2b(blank.encode(), digest_size=8).hexdigest()
 
 
 @functools.cache
-def base(template: str = "vpc.nft.j2") -> str:
-    """The text that puts this table in the place of whatever table of this name is there.
+def base(template: str = "vpc.nft.j2", limits: FilterSettings | None = None) -> str:
+    """The text that puts these tables in the place of whatever tables of this name are there.
 
     :param template: ``vpc.nft.j2``, ``fabric.nft.j2`` (a namespace of our own) or ``guard.nft.j2`` (one we share).
+    :param limits: None: the settings' own defaults.
     """
-    return render(template, digest=base_digest(template), **_constants())
+    return render(template, digest=base_digest(template, limits), **_constants(limits))
 
 
-def vpc_text(filters: Iterable[PortFilter]) -> str:
-    """The whole filter of a VPC with these ports in it, as one transaction."""
-    return base() + change((), (element for port in filters for element in port_elements(port)))
+def vpc_text(resources: Iterable[Filter | Subnet], limits: FilterSettings | None = None) -> str:
+    """The whole filter of a VPC with these in it, as one transaction."""
+    wanted = list(resources)
+    numbers = {one.vm: at for at, one in enumerate((o for o in wanted if isinstance(o, Firewall)), 1)}
+    found = (piece for one in wanted for piece in pieces(one, numbers))
+    return base(limits=limits) + change((), found)
 
 
-def _constants() -> dict[str, object]:
+def pieces(resource: Filter | Subnet, numbers: Mapping[str, int]) -> frozenset[Piece]:
+    """What a resource is in the kernel.
+
+    :param numbers: of VMs.
+    """
+    match resource:
+        case Subnet():
+            return frozenset[Piece](gateway_elements(resource))
+        case PortFilter():
+            return frozenset[Piece](port_elements(resource))
+        case Firewall():
+            return firewall_pieces(resource, numbers[resource.vm])
+        case Group():
+            return group_pieces(resource)
+        case Extras():
+            return extras_pieces(resource)
+
+
+def owner_of(resource: Filter | Subnet) -> str:
+    """To whom the pieces of a resource belong."""
+    match resource:
+        case Subnet(name=name):
+            return name
+        case PortFilter(tap=tap):
+            return tap
+        case Firewall(vm=vm):
+            return vm
+        case Group(name=name):
+            return f"@{name}"
+        case Extras():
+            return EXTRAS
+
+
+def _constants(limits: FilterSettings | None) -> dict[str, object]:
     return {
         "metadata_v4": names.METADATA_V4,
-        "metadata_v6": _number6(names.METADATA_V6),
+        "metadata_v6": number6(names.METADATA_V6),
+        "metadata_address_v4": names.METADATA_V4,
+        "metadata_address_v6": names.METADATA_V6,
         "router_lifetime": ROUTER_LIFETIME,
+        "marks": _MARKS,
+        "limits": limits or FilterSettings(),
     }
 
 
-def change(removed: Iterable[Element], added: Iterable[Element]) -> str:
-    """The transaction that takes some elements out and puts others in."""
-    return render("elements.nft.j2", removed=_by_set(removed), added=_by_set(added))
+def change(removed: Iterable[Piece], added: Iterable[Piece], handles: Mapping[Rule, int] | None = None) -> str:
+    """The transaction that takes some pieces out and puts others in.
+
+    :param handles: of the rules that are removed, as the kernel numbers them; not of those whose chain goes.
+    """
+    old, new = sorted(removed, key=_sorting), sorted(added, key=_sorting)
+    gone = {piece.name for piece in old if isinstance(piece, Chain)}
+    return render(
+        "elements.nft.j2",
+        new_sets=[_set(piece) for piece in new if isinstance(piece, NetSet)],
+        new_chains=[checked_chain(piece.name) for piece in new if isinstance(piece, Chain)],
+        new_rules=[_rule(piece) for piece in new if isinstance(piece, Rule)],
+        removed=_by_set(old, {piece.name for piece in old if isinstance(piece, NetSet)}),
+        added=_by_set(new, set()),
+        old_rules=[
+            {"chain": checked_chain(piece.chain), "handle": int((handles or {})[piece])}
+            for piece in old
+            if isinstance(piece, Rule) and piece.chain not in gone
+        ],
+        old_chains=sorted(map(checked_chain, gone)),
+        old_sets=[_set(piece)["name"] for piece in old if isinstance(piece, NetSet)],
+    )
 
 
-def _by_set(elements: Iterable[Element]) -> list[tuple[str, list[dict[str, str]]]]:
-    found: dict[str, list[dict[str, str]]] = {}
-    for element in sorted(elements):
-        found.setdefault(element.set, []).append({"key": _key(element), "comment": _comment(element)})
-    return sorted(found.items())
+def _sorting(piece: Piece) -> tuple[str, tuple[object, ...]]:
+    match piece:
+        case Element(set=name, key=key, comment=comment, value=value):
+            return ("element", (name, key, comment, value))
+        case Chain(name=name):
+            return ("chain", (name,))
+        case Rule(chain=chain, comment=comment):
+            return ("rule", (chain, comment != CLOSED, comment))
+        case NetSet(group=group, family=family):
+            return ("set", (group, family))
+        case NetElement(group=group, family=family, first=first, last=last):
+            return ("net", (group, family, int(ip_address(first)), int(ip_address(last))))
 
 
-def _key(element: Element) -> str:
-    fields = (SETS | GUARD_SETS)[element.set]
-    return " . ".join(_field(kind, value) for kind, value in zip(fields, element.key, strict=True))
+def _set(piece: NetSet) -> dict[str, str]:
+    known = names.VM_ID.match(piece.group) or names.SUBNET_NAME.match(piece.group)
+    if not known:
+        raise ValueError(f"{piece.group!r} is no VM and no subnet")
+    return {"name": piece.name, "type": f"ipv{int(piece.family)}_addr"}
 
 
-def _comment(element: Element) -> str:
-    if not _COMMENT.match(element.comment):
-        raise ValueError(f"{element.comment!r} is no comment of ours")
-    return element.comment
+def _rule(piece: Rule) -> dict[str, object]:
+    """The rule that drops the rest stands last; the others in any order before it, for all of them allow."""
+    comment = checked_comment(piece.comment)
+    return {
+        "chain": checked_chain(piece.chain),
+        "match": match_of(comment),
+        "comment": comment,
+        "last": comment == CLOSED,
+    }
 
 
-def _field(kind: str, value: str) -> str:
-    """One field as nft reads it; what is no address, MAC, device name or number does not get through."""
-    match kind:
-        case "device":
-            return f'"{_device(value)}"'
-        case "mac":
-            return _mac(value)
-        case "mac_field":
-            return f"0x{_mac(value).replace(':', '')}"
-        case "ipv4" | "ipv6":
-            return str(ip_address(value))
-        case "ipv4_range" | "ipv6_range":
-            return str(ip_network(value))
-        case "ipv6_field":
-            return _number6(value)
-        case "ipv6_field_range":
-            return _range6(IPv6Network(value))
-        case _:
-            return str(int(value))
-
-
-def _device(value: str) -> str:
-    if not value or len(value) > 15 or not all(char.isascii() and (char.isalnum() or char == "-") for char in value):
-        raise ValueError(f"{value!r} is not the name of a device of ours")
-    return value
-
-
-def _mac(value: str) -> str:
-    if not names.MAC.match(value):
-        raise ValueError(f"{value!r} is not a MAC")
-    return value
-
-
-def _number6(value: str | IPv6Address) -> str:
-    return f"0x{int(IPv6Address(value)):032x}"
-
-
-def _range6(network: IPv6Network) -> str:
-    if network.prefixlen == 128:
-        return _number6(network.network_address)
-    return f"{_number6(network.network_address)}-{_number6(network.broadcast_address)}"
+def _by_set(found: Iterable[Piece], without: set[str]) -> list[tuple[str, list[dict[str, str]]]]:
+    """The elements by the place of their set; a set that goes takes its elements along."""
+    sets: dict[str, list[dict[str, str]]] = {}
+    for piece in found:
+        if isinstance(piece, Element):
+            told = {"key": key_text(piece), "comment": checked_comment(piece.comment), "value": value_text(piece)}
+            sets.setdefault(table_of(piece.set), []).append(told)
+        elif isinstance(piece, NetElement) and (name := NetSet(piece.group, piece.family).name) not in without:
+            told = {"key": span_text(piece.first, piece.last), "comment": "", "value": ""}
+            sets.setdefault(f"inet lvagent {name}", []).append(told)
+    return sorted(sets.items())
 
 
 def gateway_elements(subnet: Subnet) -> frozenset[Element]:
@@ -217,16 +240,7 @@ def _notes(port: PortFilter) -> set[Element]:
     return {Element("notes", (port.tap, str(number)), f"[{chunk}]") for number, chunk in enumerate(chunks)}
 
 
-def by_owner(elements: Iterable[Element]) -> dict[str, frozenset[Element]]:
-    """Elements by the tap or subnet to which they belong, without those of the base."""
-    found: dict[str, set[Element]] = {}
-    for element in elements:
-        if element.owner:
-            found.setdefault(element.owner, set()).add(element)
-    return {owner: frozenset(owned) for owner, owned in found.items()}
-
-
-def port_filters(vpc: str, owned: Mapping[str, frozenset[Element]]) -> frozenset[PortFilter]:
+def port_filters(vpc: str, owned: Mapping[str, frozenset[Piece]]) -> frozenset[PortFilter]:
     """The filters of the ports to which these elements belong.
 
     A port whose elements are not those that its note calls for is told with an empty MAC, which nobody wants.
@@ -237,7 +251,7 @@ def port_filters(vpc: str, owned: Mapping[str, frozenset[Element]]) -> frozenset
 
 
 @functools.lru_cache(maxsize=1 << 12)
-def _port_filter(vpc: str, tap: str, owned: frozenset[Element]) -> PortFilter:
+def _port_filter(vpc: str, tap: str, owned: frozenset[Piece]) -> PortFilter:
     try:
         noted = _noted(vpc, tap, owned)
         whole = port_elements(noted) == owned
@@ -246,8 +260,12 @@ def _port_filter(vpc: str, tap: str, owned: frozenset[Element]) -> PortFilter:
     return noted if whole else PortFilter(vpc, "", tap, "", None, None, None, None)
 
 
-def _noted(vpc: str, tap: str, owned: frozenset[Element]) -> PortFilter:
-    chunks = sorted((int(element.key[1]), element.comment) for element in owned if element.set == "notes")
+def _noted(vpc: str, tap: str, owned: frozenset[Piece]) -> PortFilter:
+    chunks = sorted(
+        (int(element.key[1]), element.comment)
+        for element in owned
+        if isinstance(element, Element) and element.set == "notes"
+    )
     words = "".join(chunk[1:-1] for _, chunk in chunks).split(" ")
     if len(words) != 8:
         raise ValueError("no whole note")

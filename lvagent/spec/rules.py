@@ -72,10 +72,11 @@ def _covers(peer: str, vm: VmConfig, own: tuple[Net, ...]) -> bool:
 
 
 def _net(peer: str) -> Net | None:
-    return ip_network(peer) if peer and not _is_name(peer) else None
+    return ip_network(peer) if peer and not is_name(peer) else None
 
 
-def _is_name(peer: str) -> bool:
+def is_name(peer: str) -> bool:
+    """Whether what a rule names is a VM or a subnet, not a net."""
     return bool(names.VM_ID.match(peer) or names.SUBNET_NAME.match(peer))
 
 
@@ -104,7 +105,7 @@ def _port_end(proto: str, port: int, end: int | None, path: str) -> int | None:
 
 def _peer(text: str, path: str) -> str:
     """A VM id or a subnet's name as it is; a net or an address in canonical spelling."""
-    if not text or _is_name(text):
+    if not text or is_name(text):
         return text
     if text.startswith(("i-", "subnet-")):
         raise SpecError(

@@ -9,8 +9,8 @@ import os
 import select
 import struct
 import time
-from collections.abc import Callable, Iterator
-from ipaddress import IPv4Interface, IPv6Interface
+from collections.abc import Callable, Iterable, Iterator
+from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from pathlib import Path
 
 import pytest
@@ -18,9 +18,11 @@ import pytest
 from lvagent.config import FabricSettings, Paths, Settings
 from lvagent.host import netns
 from lvagent.host.network import Network
+from lvagent.plan.firewall import order
 from lvagent.plan.resources import (
     Bridge,
     Fabric,
+    Firewall,
     Netns,
     Plug,
     PortFilter,
@@ -32,6 +34,7 @@ from lvagent.plan.resources import (
 )
 from lvagent.render import nft
 from lvagent.spec import names
+from lvagent.spec.vm import Direction, NetRule
 
 VPC, SUBNET = "vpc-aaaaaaaaaa", "subnet-aaaaaaaaaa"
 LOCAL = "192.0.2.1"
@@ -166,6 +169,24 @@ def port(vm: int, vpc: str = VPC, subnet: str = SUBNET, third: int = 0) -> PortF
         gateway_v4=f"10.0.{third}.1",
         gateway_v6=f"fd00:{third}::1",
     )
+
+
+ANYTHING = NetRule("any", direction=Direction.INGRESS)
+
+
+def wall(*ports: PortFilter, rules: Iterable[NetRule] = (ANYTHING,)) -> Firewall:
+    """The firewall of the VM with these ports; unless told otherwise it lets anything in."""
+    addresses = [address for of in ports for address in (of.ipv4, of.ipv6) if address]
+    canonical = [str(ip_address(address)) for address in addresses]
+    owner = names.tap_owner(ports[0].tap)
+    assert owner is not None
+    taps = sorted(of.tap for of in ports)
+    return Firewall(ports[0].vpc, owner[0], tuple(taps), tuple(sorted(canonical)), tuple(sorted(set(rules), key=order)))
+
+
+def open_port(of: PortFilter) -> list[PortFilter | Firewall]:
+    """A port and a firewall that lets anything in."""
+    return [of, wall(of)]
 
 
 def plug(of: PortFilter, mtu: int = MTU) -> Plug:

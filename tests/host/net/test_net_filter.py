@@ -9,11 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from lvagent.errors import HostError
-from lvagent.host import nft as kernel
+from lvagent.host import nft_read as kernel
 from lvagent.host.netlink import NETFILTER, Socket
 from lvagent.host.nft import Nft
 from lvagent.plan.resources import PortFilter
 from lvagent.render import nft
+from lvagent.render.elements import BRIDGE_SETS, Element, by_owner
 from tests.unit.render.nft_cases import PLAIN, RICH, SUBNET, VPC, ports
 
 pytestmark = pytest.mark.host
@@ -22,12 +23,12 @@ pytestmark = pytest.mark.host
 def test_each_text_is_taken_and_its_digest_read(place: Path) -> None:
     context, netfilter = Nft(), Socket(NETFILTER)
     assert kernel.table_comment(netfilter) is None
-    assert kernel.elements(netfilter, nft.SETS) == frozenset()
+    assert kernel.elements(netfilter, BRIDGE_SETS) == frozenset()
     for template in ("guard.nft.j2", "fabric.nft.j2", "vpc.nft.j2"):
         context.run(nft.base(template), "the test")
         assert kernel.table_comment(netfilter) == nft.base_digest(template)
     context.run(nft.vpc_text([PLAIN, RICH]), "the test")
-    assert nft.port_filters(VPC, nft.by_owner(kernel.elements(netfilter, nft.SETS))) == {PLAIN, RICH}
+    assert nft.port_filters(VPC, by_owner(kernel.elements(netfilter, BRIDGE_SETS))) == {PLAIN, RICH}
     context.close()
     netfilter.close()
 
@@ -38,12 +39,12 @@ def test_any_port_is_taken_read_back_and_taken_away(place: Path, port: PortFilte
     context, netfilter = Nft(), Socket(NETFILTER)
     context.run(nft.base(), "the test")
     context.run(nft.change((), nft.gateway_elements(SUBNET)), "the test")
-    before = kernel.elements(netfilter, nft.SETS)
+    before = kernel.elements(netfilter, BRIDGE_SETS)
     added = nft.port_elements(port)
     context.run(nft.change((), added), "the test")
-    assert kernel.elements(netfilter, nft.SETS) == before | added
+    assert kernel.elements(netfilter, BRIDGE_SETS) == before | added
     context.run(nft.change(added, ()), "the test")
-    assert kernel.elements(netfilter, nft.SETS) == before
+    assert kernel.elements(netfilter, BRIDGE_SETS) == before
     context.close()
     netfilter.close()
 
@@ -51,10 +52,10 @@ def test_any_port_is_taken_read_back_and_taken_away(place: Path, port: PortFilte
 def test_a_refused_transaction_changes_nothing_and_says_why(place: Path) -> None:
     context, netfilter = Nft(), Socket(NETFILTER)
     context.run(nft.base(), "the test")
-    absent = nft.Element("own4", ("t0000000009-0", "10.0.0.9"))
+    absent = Element("own4", ("t0000000009-0", "10.0.0.9"))
     with pytest.raises(HostError, match=r"nft: .*No such file or directory"):
         context.run(nft.change((absent,), nft.port_elements(PLAIN)), "the test")
-    assert nft.by_owner(kernel.elements(netfilter, nft.SETS)) == {}
+    assert by_owner(kernel.elements(netfilter, BRIDGE_SETS)) == {}
     context.close()
     with pytest.raises(HostError, match="closed"):
         context.run("list ruleset", "the test")

@@ -10,7 +10,7 @@ import pytest
 from lvagent.config import Settings
 from lvagent.host.network import Network
 from lvagent.plan.resources import Fabric, Resource
-from tests.host.net.conftest import Guest, base, plug, port, segment
+from tests.host.net.conftest import Guest, base, open_port, plug, port, segment
 
 pytestmark = pytest.mark.host
 
@@ -32,7 +32,7 @@ def test_vpcs_are_made_observed_and_removed_at_once(
     def make(number: int) -> frozenset[Resource]:
         side = alone if number % 2 else network
         side.ensure(wanted(number))
-        side.plug(ports[number], plug(ports[number]))
+        side.plug(open_port(ports[number]), plug(ports[number]))
         return side.observe(f"vpc-{number:010d}")
 
     def take_away(number: int) -> frozenset[Resource]:

@@ -19,7 +19,7 @@ from lvagent.host.network import Network
 from lvagent.plan.resources import PortFilter
 from lvagent.spec import names
 from tests.host.net import frames
-from tests.host.net.conftest import SUBNET, VPC, Guest, base, plug, port, segment, settings_for
+from tests.host.net.conftest import SUBNET, VPC, Guest, base, open_port, plug, port, segment, settings_for
 from tests.host.net.frames import ALL_NODES, BROADCAST, IPV4, IPV6, NA, NS, RA, REDIRECT, RS, UDP
 
 pytestmark = pytest.mark.host
@@ -71,7 +71,7 @@ def lan(network: Network, settings: Settings, guest: Callable[[str], Guest]) -> 
     network.ensure([*base(), *segment(), *segment(subnet="subnet-bbbbbbbbbb", vni=0, third=1)])
     a, b = guest(A.tap), guest(B.tap)
     for one in (A, B):
-        network.plug(one, plug(one))
+        network.plug(open_port(one), plug(one))
     lan = Lan(a, b, remote_host(guest, settings), f"{settings.paths.netns}/{VPC}")
     for each in (lan.a, lan.b, lan.remote):
         each.drain()
@@ -276,7 +276,7 @@ def test_a_neighbour_in_another_subnet_is_reached_through_the_gateway(
 ) -> None:
     other = port(9, subnet="subnet-bbbbbbbbbb", third=1)
     far = guest(other.tap)
-    network.plug(other, plug(other))
+    network.plug(open_port(other), plug(other))
     assert answered(far, frames.arp(other.mac, 1, "10.0.1.9", "10.0.1.1"))
     packet = frames.ipv4(A4, "10.0.1.9", UDP, frames.udp(5, 6, b"routed and not bridged"))
     lan.a.send(frames.ethernet(A.mac, GATEWAY_MAC, IPV4, packet))
@@ -447,7 +447,7 @@ def test_a_guest_does_not_reach_the_host(place: object, guest: Callable[[str], G
     ip("link", "set", "lo", "up")
     network.ensure([*base(fabric=fabric), *segment(), A])
     a = guest(A.tap)
-    network.plug(A, plug(A))
+    network.plug(open_port(A), plug(A))
     assert not answers(a, A.mac, A4, "10.0.0.250")
     where = f"{settings.paths.netns}/{fabric}" if fabric else ""
 
@@ -473,7 +473,7 @@ def test_two_vpcs_with_equal_addresses_do_not_see_each_other(network: Network, g
     network.ensure([*base(other_vpc), *segment(other_vpc, other_subnet, vni=200)])
     taps = {one.tap: guest(one.tap) for one in (port(5), port(6), c, d)}
     for one in (port(5), port(6), c, d):
-        network.plug(one, plug(one))
+        network.plug(open_port(one), plug(one))
     for one in (port(5), c):
         frame = frames.arp(one.mac, 1, A4, B4)
         for tap in taps.values():

@@ -19,7 +19,7 @@ from lvagent.host import netns, sysctl
 from lvagent.host.network import Network
 from lvagent.plan.resources import Bridge, Fabric, Netns, PortFilter, Resource, Ruleset, Subnet, Veth, Vxlan
 from lvagent.spec import names
-from tests.host.net.conftest import LOCAL, MTU, SUBNET, VPC, Guest, base, plug, port, segment, settings_for
+from tests.host.net.conftest import LOCAL, MTU, SUBNET, VPC, Guest, base, open_port, plug, port, segment, settings_for
 
 pytestmark = pytest.mark.host
 
@@ -194,7 +194,7 @@ def test_a_vxlan_device_with_another_port_or_address_is_made_anew(network: Netwo
 def test_the_mtu_goes_all_the_way(network: Network, settings: Settings, guest: Callable[[str], Guest]) -> None:
     guest(port(5).tap)
     network.ensure([*base(), *segment(mtu=1322), port(5)])
-    network.plug(port(5), plug(port(5), 1322))
+    network.plug(open_port(port(5)), plug(port(5), 1322))
     for path in (f"{settings.paths.netns}/{VPC}", f"{settings.paths.netns}/lvfabric"):
         found = seen(path)
         found.pop("lo")
@@ -298,7 +298,7 @@ def test_a_namespace_with_a_tap_in_it_stays(network: Network, guest: Callable[[s
     other = [*segment(subnet="subnet-bbbbbbbbbb", vni=200, third=1)]
     network.ensure(other)
     tap = guest(port(5).tap)
-    network.plug(port(5), plug(port(5)))
+    network.plug(open_port(port(5)), plug(port(5)))
     assert network.taps(VPC) == {port(5).tap}
     with pytest.raises(HostError, match="t0000000005-0 is in it") as caught:
         network.remove([*reverse(segment()), *reverse(other), Ruleset(VPC, ""), Netns(VPC), Fabric("lvfabric")])
@@ -322,8 +322,8 @@ def test_plugging_moves_the_tap_and_binds_it(
 ) -> None:
     network.ensure([*base(), *segment()])
     guest(port(5).tap)
-    network.plug(port(5), plug(port(5)))
-    network.plug(port(5), plug(port(5)))
+    network.plug(open_port(port(5)), plug(port(5)))
+    network.plug(open_port(port(5)), plug(port(5)))
     assert network.observe(VPC) == frozenset([*base(), *segment(), port(5), plug(port(5))])
     assert set(seen("")) == {"lo"}
     path = f"{settings.paths.netns}/{VPC}"
@@ -347,16 +347,16 @@ def test_a_tap_without_filter_does_not_come_up(network: Network, guest: Callable
 
 def test_plugging_says_what_is_missing(network: Network) -> None:
     with pytest.raises(HostError, match="there is no such namespace"):
-        network.plug(port(5), plug(port(5)))
+        network.plug(open_port(port(5)), plug(port(5)))
     network.ensure(base())
     with pytest.raises(HostError, match="has no subnet-aaaaaaaaaa"):
-        network.plug(port(5), plug(port(5)))
+        network.plug(open_port(port(5)), plug(port(5)))
     network.ensure(segment())
     with pytest.raises(HostError, match="there is no such tap"):
-        network.plug(port(5), plug(port(5)))
+        network.plug(open_port(port(5)), plug(port(5)))
     ip("", "link", "add", port(5).tap, "type", "veth", "peer", "name", "stranger")
     with pytest.raises(HostError, match="has the name of a tap of ours"):
-        network.plug(port(5), plug(port(5)))
+        network.plug(open_port(port(5)), plug(port(5)))
     assert {"stranger", port(5).tap} <= set(seen(""))
 
 
@@ -399,16 +399,6 @@ def test_in_root_only_our_links_are_touched(shared: Settings) -> None:
     listed = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True)
     assert listed.stdout == ""
     network.close()
-
-
-def test_metadata_listens_inside(network: Network) -> None:
-    network.ensure(base())
-    sockets = network.listen_sockets(VPC)
-    assert [one.getsockname()[:2] for one in sockets] == [("169.254.169.254", 80), ("fd00:ec2::254", 80)]
-    for one in sockets:
-        one.close()
-    with pytest.raises(HostError):
-        network.listen_sockets("vpc-bbbbbbbbbb")
 
 
 def test_names_that_are_no_vpc_are_refused(network: Network) -> None:

@@ -17,8 +17,21 @@ from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
 from lvagent.errors import HostError, NotFound
 from lvagent.host.libvirt import DomainRecord, DomainState
+from lvagent.host.nft_read import Counted
 from lvagent.plan import diff
-from lvagent.plan.resources import Bridge, Dhcp, Fabric, Metadata, Netns, Plug, PortFilter, Resource, Vxlan
+from lvagent.plan.resources import (
+    Bridge,
+    Dhcp,
+    Fabric,
+    Filter,
+    Firewall,
+    Metadata,
+    Netns,
+    Plug,
+    PortFilter,
+    Resource,
+    Vxlan,
+)
 from lvagent.plan.wanted import Policy
 from lvagent.render.domain import DomainOptions
 from lvagent.render.element import find_element
@@ -205,6 +218,7 @@ class FakeWires:
         self._breaker = breaker
         self.there: set[Resource] = set()
         self.prepared = False
+        self.counters: dict[str, list[Counted]] = {}
 
     def observe(self, vpc: str) -> frozenset[Resource]:
         return frozenset(one for one in self.there if getattr(one, "vpc", vpc) == vpc and self._of(one, vpc))
@@ -227,7 +241,10 @@ class FakeWires:
     def taps(self, vpc: str) -> frozenset[str]:
         return frozenset(one.tap for one in self.there if isinstance(one, Plug) and one.vpc == vpc)
 
-    def ensure(self, resources: Sequence[Resource]) -> None:
+    def ensure(self, resources: Sequence[Resource], without: Sequence[Filter] = ()) -> None:
+        for gone in without:
+            self._breaker.step(f"drop {type(gone).__name__}")
+            self.there.discard(gone)
         for one in resources:
             self._breaker.step(f"ensure {type(one).__name__}")
             self.there = {other for other in self.there if diff.identity(other) != diff.identity(one)} | {one}
@@ -237,9 +254,13 @@ class FakeWires:
             self._breaker.step(f"remove {type(one).__name__}")
             self.there.discard(one)
 
-    def plug(self, filter: PortFilter, plug: Plug) -> None:  # noqa: A002
+    def plug(self, filters: Sequence[PortFilter | Firewall], plug: Plug) -> None:
         self._breaker.step("plug")
-        self.there |= {filter, plug}
+        for one in (*filters, plug):
+            self.there = {other for other in self.there if diff.identity(other) != diff.identity(one)} | {one}
+
+    def counted(self, vpc: str) -> list[Counted]:
+        return self.counters.get(vpc, [])
 
     def unplug(self, vm: str) -> None:
         """What the kernel does when qemu ends."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lvagent.plan.resources import PortFilter
 from lvagent.render import nft
-from lvagent.render.nft import Element
+from lvagent.render.elements import Element, by_owner
 from tests.golden import golden
 from tests.unit.render.nft_cases import PLAIN, RICH, SUBNET, SUBNET4, VPC, ports
 
@@ -43,7 +43,7 @@ def test_no_change_is_no_text() -> None:
 
 @given(ports)
 def test_a_port_is_read_back_from_its_elements(port: PortFilter) -> None:
-    owned = nft.by_owner(nft.port_elements(port))
+    owned = by_owner(nft.port_elements(port))
     assert set(owned) == {port.tap}
     assert nft.port_filters(VPC, owned) == {port}
 
@@ -82,7 +82,7 @@ def test_no_value_escapes_its_place(hostile: str, field: str) -> None:
 
 
 def test_elements_of_a_gateway_belong_to_its_subnet() -> None:
-    assert set(nft.by_owner(nft.gateway_elements(SUBNET))) == {SUBNET.name}
+    assert set(by_owner(nft.gateway_elements(SUBNET))) == {SUBNET.name}
     local = "fe80::63:6cff:fe78:15e6"
     assert nft.gateway_elements(SUBNET) == {
         Element("gateway_macs", ("02:63:6c:78:15:e6",), SUBNET.name),
