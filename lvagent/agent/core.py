@@ -25,6 +25,7 @@ from lvagent.errors import Conflict, LvagentError, NotFound, Unavailable
 from lvagent.render.domain import DomainOptions
 from lvagent.spec.status import (
     Action,
+    FirewallView,
     ImageView,
     Outcome,
     Plan,
@@ -140,6 +141,14 @@ class Agent:
         """All VMs, by id."""
         self._ready()
         return tuple(self._status(entry) for entry in self._index.all())
+
+    def rules(self, vm: str) -> FirewallView:
+        """The rules of a VM, with what they have counted until now."""
+        self._ready()
+        spec = self._entry(vm).carried
+        for vpc in spec.vpcs:
+            self._networks.counters.look(vpc)
+        return self._networks.counters.view(spec)
 
     def domain_xml(self, vm: str) -> str:
         """The domain XML as libvirt has it."""

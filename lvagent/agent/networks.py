@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from lvagent.agent.counters import Counters
 from lvagent.agent.index import Index
 from lvagent.agent.locks import VpcLocks
 from lvagent.agent.trace import Trace
@@ -87,6 +88,7 @@ class Networks:
         self._metadata = metadata
         self.policy = policy
         self.locks = VpcLocks(locks)
+        self.counters = Counters(wires.counted)
 
     def prepare(self) -> None:
         """Have ready what the first VPC would else have to wait for."""

@@ -197,12 +197,15 @@ class Recovery:
 
     def _converge(self) -> None:
         running = [entry.carried for entry in self._index.all() if entry.domain is not None and entry.domain.active]
-        for vpc in sorted(self._networks.known()):
+        known = sorted(self._networks.known())
+        for vpc in known:
             try:
                 self._networks.converge(vpc)
                 self._networks.replug(vpc, running)
+                self._networks.counters.look(vpc)
             except LvagentError as error:
                 log.warning("%s: %s", vpc, error)
+        self._networks.counters.forget(known)
         self._networks.tidy_fabric()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -12,7 +11,7 @@ from lvagent.host.libvirt import pid
 from lvagent.plan import wanted
 from lvagent.plan.wanted import Policy
 from lvagent.spec import names
-from lvagent.spec.status import PortView, State, SubnetView, VmStatus, VpcView
+from lvagent.spec.status import PortView, State, SubnetView, VmStatus, VpcView, iso_time
 from lvagent.spec.vm import Network, VmConfig
 
 
@@ -42,7 +41,7 @@ def status(entry: Entry, policy: Policy, stale_since: float | None) -> VmStatus:
         drift=restart_needed(entry),
         timings=entry.timings,
         error=entry.error,
-        observed_at=_time(entry.observed_at),
+        observed_at=iso_time(entry.observed_at),
         stale=stale_since is not None,
     )
 
@@ -58,10 +57,6 @@ def _port(vm: VmConfig, nic: Network, policy: Policy) -> PortView:
         addresses=tuple(str(address) for address in (nic.ipv4, nic.ipv6) if address),
         dns=f"{vm.id}.{policy.domain}" if nic.position == 0 else None,
     )
-
-
-def _time(stamp: float) -> str:
-    return datetime.datetime.fromtimestamp(stamp, datetime.UTC).isoformat(timespec="milliseconds")
 
 
 def vpcs(entries: Iterable[Entry], policy: Policy) -> tuple[VpcView, ...]:

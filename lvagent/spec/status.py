@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass
 from enum import StrEnum
 
-from lvagent.spec.vm import VmConfig
+from lvagent.spec.vm import NetRule, VmConfig
+
+
+def iso_time(stamp: float) -> str:
+    """A Unix time as RFC 3339, in UTC, with milliseconds."""
+    return datetime.datetime.fromtimestamp(stamp, datetime.UTC).isoformat(timespec="milliseconds")
 
 
 class State(StrEnum):
@@ -115,6 +121,29 @@ class VpcView:
     domain: str
     subnets: tuple[SubnetView, ...]
     vms: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleView:
+    """A rule with its direction, the packets and bytes of the flows it allowed, both ways, and when it was last hit.
+
+    ``last_hit``: RFC 3339, exact to the interval between two looks; None: not since the agent began to look.
+    """
+
+    rule: NetRule
+    packets: int
+    bytes: int
+    last_hit: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FirewallView:
+    """The rules of a VM in the order of its spec; and what no rule allowed, as pairs (packets, bytes)."""
+
+    vm: str
+    rules: tuple[RuleView, ...]
+    refused_in: tuple[int, int]
+    refused_out: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ VPCS = range(1, 9)
 
 def wanted(number: int) -> list[Resource]:
     vpc, subnet = f"vpc-{number:010d}", f"subnet-{number:010d}"
-    return [*base(vpc), *segment(vpc, subnet, vni=number), port(number, vpc, subnet)]
+    return [*base(vpc), *segment(vpc, subnet, vni=number), *open_port(port(number, vpc, subnet))]
 
 
 def test_vpcs_are_made_observed_and_removed_at_once(

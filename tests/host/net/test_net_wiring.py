@@ -19,7 +19,20 @@ from lvagent.host import netns, sysctl
 from lvagent.host.network import Network
 from lvagent.plan.resources import Bridge, Fabric, Netns, PortFilter, Resource, Ruleset, Subnet, Veth, Vxlan
 from lvagent.spec import names
-from tests.host.net.conftest import LOCAL, MTU, SUBNET, VPC, Guest, base, open_port, plug, port, segment, settings_for
+from tests.host.net.conftest import (
+    LOCAL,
+    MTU,
+    SUBNET,
+    VPC,
+    Guest,
+    base,
+    open_port,
+    plug,
+    port,
+    segment,
+    settings_for,
+    wall,
+)
 
 pytestmark = pytest.mark.host
 
@@ -293,7 +306,7 @@ def test_a_namespace_removed_by_hand_is_not_mistaken_for_its_successor(network: 
 
 
 def test_a_namespace_with_a_tap_in_it_stays(network: Network, guest: Callable[[str], Guest]) -> None:
-    wanted = [*base(), *segment(), port(5)]
+    wanted = [*base(), *segment(), *open_port(port(5))]
     network.ensure(wanted)
     other = [*segment(subnet="subnet-bbbbbbbbbb", vni=200, third=1)]
     network.ensure(other)
@@ -324,7 +337,7 @@ def test_plugging_moves_the_tap_and_binds_it(
     guest(port(5).tap)
     network.plug(open_port(port(5)), plug(port(5)))
     network.plug(open_port(port(5)), plug(port(5)))
-    assert network.observe(VPC) == frozenset([*base(), *segment(), port(5), plug(port(5))])
+    assert network.observe(VPC) == frozenset([*base(), *segment(), *open_port(port(5)), plug(port(5))])
     assert set(seen("")) == {"lo"}
     path = f"{settings.paths.netns}/{VPC}"
     tap = seen(path)[port(5).tap]
@@ -341,7 +354,9 @@ def test_a_tap_without_filter_does_not_come_up(network: Network, guest: Callable
     guest(port(5).tap)
     with pytest.raises(HostError, match="has no filter"):
         network.ensure([plug(port(5))])
-    network.ensure([port(5), plug(port(5))])
+    with pytest.raises(HostError, match="has no filter"):
+        network.ensure([port(5), plug(port(5))])
+    network.ensure([wall(port(5)), plug(port(5))])
     assert plug(port(5)) in network.observe(VPC)
 
 

@@ -35,7 +35,7 @@ def test_a_put_makes_everything_and_a_delete_leaves_nothing(host: FakeHost) -> N
     assert result.status.timings[0].phase == "check"
     assert set(host.state()["volumes"]) == {"/var/lib/lvagent/volumes/1.qcow2"}  # type: ignore[call-overload]
     assert {type(one).__name__ for one in host.wires.there} == {
-        "Netns", "Ruleset", "Fabric", "Bridge", "Vxlan", "Subnet", "Veth", "PortFilter", "Plug",
+        "Netns", "Ruleset", "Fabric", "Bridge", "Vxlan", "Subnet", "Veth", "PortFilter", "Firewall", "Plug",
     }  # fmt: skip
     host.wires.unplug("i-0000000001")
     agent.delete("i-0000000001", volumes=True)
