@@ -38,6 +38,7 @@ ANY = "any"
 """What a comment says where a rule says nothing."""
 
 _PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
+_LAST_PROTOCOL = 255
 _FAMILY = {"icmp": 4, "icmpv6": 6}
 _WORDS = 6
 _JUMP = "jump "
@@ -146,6 +147,8 @@ def _protocol(rule: NetRule) -> list[str]:
     if rule.proto == "any":
         return []
     number = _PROTOCOLS[rule.proto] if rule.proto in _PROTOCOLS else int(rule.proto)
+    if not 0 <= number <= _LAST_PROTOCOL:
+        raise ValueError(f"{rule.proto!r} is no protocol")
     if not rule.port:
         return [f"ct protocol {number}"]
     own = "ct reply proto-src" if rule.direction is Direction.INGRESS else "ct original proto-dst"

@@ -188,7 +188,7 @@ def _wait_state(lab: LabHost, path: str, state: str) -> None:
 
 def test_running_guests_never_notice_that_the_agent_is_killed(guests: LabHost, ssh_key: SshKey) -> None:
     with ThreadPoolExecutor(1) as pool:
-        ping = pool.submit(say, guests, ssh_key, A, "10.0.0.6", "ping -c 8 10.0.0.5")
+        ping = pool.submit(say, guests, ssh_key, A, "10.0.0.6", "ping -c 8 10.0.1.7")
         time.sleep(1)
         guests.kill_agent()
         guests.start_agent()

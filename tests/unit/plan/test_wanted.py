@@ -18,6 +18,7 @@ from lvagent.plan.resources import (
     DhcpHost,
     DhcpSubnet,
     Fabric,
+    Firewall,
     Guest,
     GuestNic,
     Metadata,
@@ -78,6 +79,7 @@ def test_the_network_of_a_vpc_with_an_overlay() -> None:
         Subnet(A, SA, 1450, *GATEWAYS),
         Veth(A, SA, 100, 1450),
         PORT_1,
+        Firewall(A, "i-0000000001", ("t0000000001-0",), ("10.0.0.5", "fd00:a::5"), ()),
     }
 
 
@@ -96,6 +98,7 @@ def test_a_vni_of_0_needs_nothing_of_the_underlay_and_loses_no_bytes() -> None:
             gateway_v4="10.0.1.1",
             gateway_v6="fd00:a:0:1::1",
         ),
+        Firewall(B, "i-0000000002", ("t0000000002-1",), ("10.0.1.5", "fd00:a:0:1::5"), ()),
     }
 
 
