@@ -92,7 +92,7 @@ class FilterSettings:
     """What one guest may take of what all share. ``flows``: entries in its VPC's table of flows that it began, and as
     many that were begun with it. All others are per second (twice as many at once): ``beginnings``: new flows;
     ``strangers``: new flows to addresses that no VM here has; ``broadcasts``: frames that everybody hears;
-    ``neighbours``: ARP and neighbour discovery; ``leases``: DHCP."""
+    ``neighbours``: ARP and neighbour discovery; ``leases``: DHCP; ``questions``: DNS."""
 
     flows: int = 16_384
     beginnings: int = 2000
@@ -100,6 +100,7 @@ class FilterSettings:
     broadcasts: int = 500
     neighbours: int = 200
     leases: int = 10
+    questions: int = 1000
 
 
 @dataclass(frozen=True, slots=True)

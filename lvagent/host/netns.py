@@ -81,6 +81,19 @@ def _in_thread(body: Callable[[], T]) -> T:
     return result[0]
 
 
+def scratch(function: Callable[[], T]) -> T:
+    """Call a function in a new namespace, which ends with what the function leaves open.
+
+    :raise OSError: no right to make one. Whatever the function raises comes through as it is.
+    """
+
+    def body() -> T:
+        _check(_libc.unshare(CLONE_NEWNET), "unshare")
+        return function()
+
+    return _in_thread(body)
+
+
 def inode(path: str) -> int | None:
     """The identity of the namespace behind a name (or a /proc/PID/ns/net), None if there is none."""
     try:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 
 from lvagent.config import Settings
-from lvagent.host import bridge_netfilter, netns
+from lvagent.host import bridge_netfilter, kernel_filter, netns
 from lvagent.host.fabric import FabricSide
 from lvagent.host.links import Link
 from lvagent.host.netspace import Netspace, translated
@@ -49,13 +49,22 @@ class Network:
     def __init__(self, settings: Settings) -> None:
         self._guard = threading.Lock()
         self._root: Netspace | None = None
+        self._limits = settings.filter
+        self._tried = False
         self._vpcs = VpcSides(settings.paths.netns, settings.filter)
         self._fabric = FabricSide(settings, self._here)
 
     def prepare(self) -> None:
-        """Make the folder ready in which namespaces are named."""
+        """Make the folder ready in which namespaces are named; the first time, try whether the kernel can filter.
+
+        :raise HostError: it cannot.
+        """
         with translated(self._vpcs.folder, "prepare"):
             netns.prepare(self._vpcs.folder)
+        if not self._tried:
+            bridge_netfilter.load()
+            kernel_filter.check(self._limits)
+            self._tried = True
 
     def _here(self) -> Netspace:
         """The namespace in which the agent runs, and libvirt makes taps."""
