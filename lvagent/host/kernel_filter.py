@@ -1,8 +1,8 @@
 """What this kernel can filter, tried once in a namespace that nobody else sees.
 
 A VPC's filter follows bridged frames through br_netfilter, which every kernel has; connection tracking of the bridge
-family itself (nf_conntrack_bridge, Linux 5.3) is missing on some, and is not needed. Which there is, is said in the log:
-it matters to somebody who compares hosts.
+family itself (nf_conntrack_bridge, Linux 5.3) is missing on some, and is not needed. Which there is, is said in the
+log: it matters to somebody who compares hosts.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ def check(limits: FilterSettings) -> None:
             hint = "nf_tables with fib, ct, connlimit and limit, and br_netfilter are needed: load their modules"
             raise HostError("the kernel's filter", "use", error.cause, hint=hint) from error
     has = "has" if bridge_conntrack() else "lacks"
-    log.info(
-        "rules follow bridged frames through br_netfilter; this kernel %s bridge conntrack, which is not used", has
-    )
+    log.info("rules see bridged frames through br_netfilter (this kernel %s bridge conntrack; it is not used)", has)
 
 
 def bridge_conntrack() -> bool:

@@ -143,13 +143,12 @@ class Site:
 
     def _introduce(self, one: Host) -> None:
         tap, (v4, v6) = self.taps[one.name], GATEWAYS[one.subnet]
-        for _ in range(10):  # a bridge with its first port takes a moment
-            tap.send(frames.arp(one.mac, 1, one.ipv4, v4))
-            if tap.gets(lambda got: got[12:14] == b"\x08\x06" and got[20:22] == b"\0\2", 0.3):
-                break
         body = frames.neighbour(frames.NS, v6, one.mac)
-        tap.send(frames.message6(one.mac, one.ipv6, v6, frames.NS, body, to=names.gateway_mac(one.subnet)))
-        assert tap.gets(lambda got: got[12:14] == b"\x86\xdd" and got[54] == frames.NA, 1)
+        asks = frames.message6(one.mac, one.ipv6, v6, frames.NS, body, to=names.gateway_mac(one.subnet))
+        until(
+            tap, frames.arp(one.mac, 1, one.ipv4, v4), lambda got: got[12:14] == b"\x08\x06" and got[20:22] == b"\0\2"
+        )
+        until(tap, asks, lambda got: got[12:14] == b"\x86\xdd" and got[54] == frames.NA)
 
     def join_remote(self) -> None:
         """Another host on the segment of subnet a."""
@@ -180,6 +179,15 @@ class Site:
         """What nft says in the VPC's namespace."""
         run = lambda: subprocess.run(["nft", *words], check=True, capture_output=True, text=True).stdout  # noqa: E731
         return netns.inside(self.path, run)
+
+
+def until(tap: Guest, question: bytes, answer: Callable[[bytes], bool]) -> None:
+    """Ask until there is an answer: a bridge with its first port takes a moment."""
+    for _ in range(20):
+        tap.send(question)
+        if tap.gets(answer, 0.5):
+            return
+    raise AssertionError("the gateway does not answer")
 
 
 def frame(sender: Host, receiver: Host, packet: bytes, *, to: str = "") -> bytes:
