@@ -145,11 +145,11 @@ class Networks:
     def _subtract(self, vpc: str, *, remove: bool) -> None:
         members = self._index.members(vpc)
         there = self._wires.observe(vpc)
+        unknown = {one.tap for one in there if isinstance(one, Plug)} - _taps(members)
         wish = wanted.network(vpc, members, self.policy)
-        if not self._index.loaded:  # who else is in the VPC is not known yet
+        if unknown or not self._index.loaded:  # who else is in the VPC is not known
             wish = firewall.joined(wish, there, members)
         steps = diff.subtract(wish, there)
-        unknown = {one.tap for one in there if isinstance(one, Plug)} - _taps(members)
         gone: list[Filter] = []
         if remove and steps.remove and unknown:
             log.warning("%s: nothing is removed, %s is in it and nobody's", vpc, ", ".join(sorted(unknown)))

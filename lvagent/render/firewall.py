@@ -34,6 +34,9 @@ from lvagent.spec.vm import Direction, NetRule
 CLOSED = "closed"
 """The comment of the last rule of a chain, which drops what no rule allows."""
 
+NOBODY = ip_network("255.255.255.255/32")
+"""What a group that is not whole is told to hold: the address of no VM."""
+
 ANY = "any"
 """What a comment says where a rule says nothing."""
 
@@ -228,7 +231,7 @@ def group_of(vpc: str, name: str, pieces: Iterable[Piece]) -> Group:
     except ValueError:
         nets = []
     group = Group(vpc, name, in_order(nets))
-    return group if group_pieces(group) == frozenset(found) else Group(vpc, name, (ip_network("0.0.0.0/0"),))
+    return group if group_pieces(group) == frozenset(found) else Group(vpc, name, (NOBODY,))
 
 
 def _net(piece: NetElement) -> IPv4Network | IPv6Network:

@@ -106,7 +106,17 @@ def hop_limit(hops: int) -> bytes:
     return frames.ethernet(A.mac, ALL_NODES, IPV6, frames.ipv6(LL_A, "ff02::1", 58, message, hops=hops))
 
 
+def icmp4(kind: int, word: bytes, *, fragment: int = 0) -> bytes:
+    raw = struct.pack("!BBH", kind, 0, 0) + word + frames.ipv4(B4, "10.9.9.9", UDP, frames.udp(1, 2))
+    raw = raw[:2] + struct.pack("!H", frames.checksum(raw)) + raw[4:]
+    return frames.ethernet(A.mac, B.mac, IPV4, frames.ipv4(A4, B4, 1, raw, fragment=fragment))
+
+
 PASSED = {
+    "ICMP echo request": frames.ethernet(A.mac, B.mac, IPV4, frames.ipv4(A4, B4, 1, frames.ping())),
+    "IGMP report": frames.ethernet(
+        A.mac, "01:00:5e:00:00:fb", IPV4, frames.ipv4(A4, "224.0.0.251", 2, bytes([0x16, 0, 9, 4, 224, 0, 0, 251]))
+    ),
     "IPv4 from its own address": udp4(A4),
     "IPv4 from an extra range": udp4("10.77.3.4"),
     "IPv4 from an extra MAC": udp4(A4, mac=VIRTUAL),
@@ -203,6 +213,13 @@ DROPPED = {
     "STP": frames.ethernet(A.mac, "01:80:c2:00:00:00", 38, b"\x42\x42\x03" + bytes(35)),
     "LLDP to a neighbour": frames.ethernet(A.mac, B.mac, 0x88CC, bytes(46)),
     "an ethertype of its own": frames.ethernet(A.mac, B.mac, 0x88B5, bytes(46)),
+    "ICMP redirect": icmp4(5, bytes([10, 0, 0, 5])),
+    "ICMP redirect in a first fragment": icmp4(5, bytes([10, 0, 0, 5]), fragment=0x2000),
+    "ICMP router advertisement": icmp4(9, bytes(4)),
+    "IGMP query": frames.ethernet(
+        A.mac, "01:00:5e:00:00:01", IPV4, frames.ipv4(A4, "224.0.0.1", 2, bytes([0x11, 0, 0xEE, 0xFF, 0, 0, 0, 0]))
+    ),
+    "MLD query": frames.message6(A.mac, LL_A, "ff02::1", 130, bytes(20)),
     "PPPoE": frames.ethernet(A.mac, BROADCAST, 0x8863, bytes(46)),
 }
 
