@@ -34,6 +34,7 @@ from lvagent.host.dnsmasq import DhcpServer
 from lvagent.host.imds import MetadataService
 from lvagent.host.libvirt import Hypervisor
 from lvagent.host.network import Network
+from lvagent.host.qmp import Monitor
 from lvagent.host.volumes import VolumeStore
 from lvagent.observe.events import LibvirtEvents, run_event_loop
 
@@ -58,6 +59,7 @@ def build(settings: Settings) -> Agent:
         Parts(
             index=index,
             domains=Hypervisor(settings.libvirt.uri),
+            monitors=Monitor(settings.libvirt.uri, seconds=settings.libvirt.monitor),
             volumes=VolumeStore(settings),
             networks=networks,
             options=domain_options(settings),

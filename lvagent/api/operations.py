@@ -13,7 +13,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -59,9 +59,12 @@ class OperationView:
 
 
 class Operation:
-    """One change of one VM, running or done."""
+    """One change of one VM, running or done. ``vpcs``: those that the VM was in, or will be, when it was asked for."""
 
-    def __init__(self, kind: str, vm: str, work: Work, same: Hashable, phases: Sequence[PhaseTime]) -> None:
+    def __init__(
+        self, kind: str, vm: str, work: Work, vpcs: Iterable[str], same: Hashable, phases: Sequence[PhaseTime]
+    ) -> None:
+        self.vpcs = frozenset(vpcs)
         self.id = f"op-{secrets.token_hex(8)}"
         self.kind = kind
         self.vm = vm
@@ -74,6 +77,7 @@ class Operation:
         self._error: LvagentError | None = None
         self._started_at = _now()
         self._ended_at: str | None = None
+        self._listeners: list[Listener] = []
 
     @property
     def running(self) -> bool:
@@ -105,7 +109,19 @@ class Operation:
             self._progress, self._result, self._error = progress, result, error
             self._ended_at = _now()
             self.same = None
+            listeners, self._listeners = self._listeners, []
             self._changed.notify_all()
+        view = self.view()
+        for listener in listeners:
+            listener(view)
+
+    def when_ended(self, listener: Listener) -> None:
+        """Have a function called at its end, or now if it has ended. It must not raise."""
+        with self._changed:
+            if self.running:
+                self._listeners.append(listener)
+                return
+        listener(self.view())
 
     def wait(self, seconds: float, seen: int | None = None) -> None:
         """Wait for its end, or, if ``seen`` is given, until it has more than that many phases."""
@@ -132,14 +148,34 @@ class Operation:
             )
 
 
+Listener = Callable[[OperationView], None]
+
+
+class Seats:
+    """Where callers of one door wait, so that there are always threads left to answer with.
+
+    :param most: how many may wait at once; a caller beyond that is told at once how things stand.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._seats = threading.BoundedSemaphore(most)
+
+    def wait(self, operation: Operation, seconds: float, seen: int | None = None) -> None:
+        """``operation.wait``, if there is a seat left to wait on."""
+        if seconds > 0 and operation.running and self._seats.acquire(blocking=False):
+            try:
+                operation.wait(seconds, seen)
+            finally:
+                self._seats.release()
+
+
 class Operations:
     """All operations of an agent.
 
     :param most: how many run at once; four times as many may be unfinished.
-    :param waiters: how many callers may wait at once; a caller beyond that is told at once how things stand.
     """
 
-    def __init__(self, *, most: int, waiters: int) -> None:
+    def __init__(self, *, most: int) -> None:
         self._lock = threading.Lock()
         self._most = most * QUEUED
         self._queues: dict[str, collections.deque[Operation]] = {}
@@ -147,14 +183,21 @@ class Operations:
         self._ended: collections.deque[str] = collections.deque()
         self._unfinished = 0
         self._closed = False
-        self._seats = threading.BoundedSemaphore(waiters)
         self._workers: Workers[Operation] = Workers(self._run, most=most, name="operation")
 
     def submit(
-        self, kind: str, vm: str, work: Work, *, same: Hashable = None, phases: Sequence[PhaseTime] = ()
+        self,
+        kind: str,
+        vm: str,
+        work: Work,
+        *,
+        vpcs: Iterable[str] = (),
+        same: Hashable = None,
+        phases: Sequence[PhaseTime] = (),
     ) -> Operation:
         """Have something done to a VM, after all that was asked of it before.
 
+        :param vpcs: the VPCs of the VM; who may not see them all does not see the operation.
         :param same: if the last unfinished operation of this VM was given an equal value, that one is the answer.
         :param phases: what was done for it already.
         :raise Unavailable: there is too much to do already, or the agent is stopping.
@@ -164,7 +207,7 @@ class Operations:
             if queue and same is not None and queue[-1].same == same:
                 return queue[-1]
             self._admit()
-            operation = Operation(kind, vm, work, same, phases)
+            operation = Operation(kind, vm, work, vpcs, same, phases)
             self._known[operation.id] = operation
             self._unfinished += 1
             queue = self._queues.setdefault(vm, collections.deque())
@@ -193,18 +236,10 @@ class Operations:
             if len(self._ended) > KEPT:
                 del self._known[self._ended.popleft()]
 
-    def wait(self, operation: Operation, seconds: float, seen: int | None = None) -> None:
-        """``operation.wait``, if there is a seat left to wait on."""
-        if seconds > 0 and operation.running and self._seats.acquire(blocking=False):
-            try:
-                operation.wait(seconds, seen)
-            finally:
-                self._seats.release()
-
-    def busy(self, vm: str) -> bool:
-        """Whether something is being done to this VM."""
+    def queued(self, vm: str) -> tuple[Operation, ...]:
+        """What is being done to this VM, and what will be after it."""
         with self._lock:
-            return vm in self._queues
+            return tuple(self._queues.get(vm, ()))
 
     def get(self, ident: str) -> Operation:
         """One operation.

@@ -75,6 +75,18 @@ class VolumeStore:
                 seen[identity] = index
         return tuple(missing)
 
+    def there(self, path: str) -> bool:
+        """Whether anything has the name of a volume; it is not looked into.
+
+        :raise SpecError: at ``volumes``: no path of a volume.
+        """
+        with self._parent(path, "volumes") as (parent, name):
+            try:
+                os.stat(name, dir_fd=parent, follow_symlinks=False)
+            except FileNotFoundError:
+                return False
+            return True
+
     def make(self, vm: str, volume: Volume) -> None:
         """Make a volume that does not exist.
 

@@ -189,7 +189,7 @@ def test_waiting_for_the_next_phase(client: FlaskClient, agent: FakeAgent, app: 
 
 
 def test_only_the_last_ones_are_remembered() -> None:
-    operations = Operations(most=4, waiters=4)
+    operations = Operations(most=4)
     made = []
     for number in range(KEPT + 10):
         made.append(operations.submit("put", f"vm {number % 7}", lambda _watch: None))
@@ -202,7 +202,7 @@ def test_only_the_last_ones_are_remembered() -> None:
 
 
 def test_at_the_end_all_is_done_and_nothing_new_begins() -> None:
-    operations = Operations(most=2, waiters=2)
+    operations = Operations(most=2)
     done: list[int] = []
 
     def work(number: int) -> Callable[[Watch], None]:
@@ -221,7 +221,7 @@ def test_at_the_end_all_is_done_and_nothing_new_begins() -> None:
 
 
 def test_an_end_that_takes_too_long_is_told() -> None:
-    operations = Operations(most=1, waiters=1)
+    operations = Operations(most=1)
     stuck = threading.Event()
 
     def hang(_watch: Watch) -> None:
