@@ -94,10 +94,14 @@ def _check_tls(api: ListenSettings, address: Address) -> None:
 def _check_names(api: ListenSettings) -> None:
     for host in api.hosts:
         if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?", host) and not _is_ip(host):
-            raise SpecError("api.hosts", f"{host!r} cannot be", "DNS names in lower case or IP addresses, without ports")
+            raise SpecError(
+                "api.hosts", f"{host!r} cannot be", "DNS names in lower case or IP addresses, without ports"
+            )
     for origin in api.origins:
         if not re.fullmatch(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?", origin):
-            raise SpecError("api.origins", f"{origin!r} cannot be", "https://console.example, without path, in lower case")
+            raise SpecError(
+                "api.origins", f"{origin!r} cannot be", "https://console.example, without path, in lower case"
+            )
 
 
 def _is_ip(text: str) -> bool:

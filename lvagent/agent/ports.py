@@ -1,4 +1,4 @@
-"""What the agent needs of libvirt, of the monitors and of the volume folders; each has one implementation in ``host`` and one fake."""
+"""What the agent needs of libvirt, the monitors and the volume folders; each is in ``host`` once, and has one fake."""
 
 from __future__ import annotations
 

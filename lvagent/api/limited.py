@@ -21,7 +21,9 @@ from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.status import Action, ImageView, Plan, PutResult, Readiness, SubnetView, VmStatus, VpcView
 from lvagent.spec.vm import VmConfig
 
-_NAMES = re.compile(r"(?<![0-9A-Za-z-])(?:i-[0-9]{10}|t[0-9]{10}-[0-9]{1,2}|(?:vpc|subnet)-[0-9a-z]{10})(?![0-9A-Za-z])")
+_NAMES = re.compile(
+    r"(?<![0-9A-Za-z-])(?:i-[0-9]{10}|t[0-9]{10}-[0-9]{1,2}|(?:vpc|subnet)-[0-9a-z]{10})(?![0-9A-Za-z])"
+)
 """Ids in a text: of VMs, taps, VPCs, subnets."""
 
 VEILED = "it contradicts something outside of the VPCs of this token"

@@ -20,7 +20,6 @@ from lvagent.config import Settings
 from lvagent.config_listen import address_of
 from lvagent.errors import HostError, Unavailable
 
-
 IP_FREEBIND = 15
 IPV6_FREEBIND = 78
 """linux/in.h, linux/in6.h; ip(7): an address may be bound that the host does not have (yet)."""

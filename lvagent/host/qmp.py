@@ -78,7 +78,9 @@ class Monitor:
         if call.failure is not None:
             raise call.failure
         if len(call.answer) > MAX_ANSWER:
-            raise MonitorError("TooLarge", f"the answer has {len(call.answer)} characters", hint=f"at most {MAX_ANSWER}")
+            raise MonitorError(
+                "TooLarge", f"the answer has {len(call.answer)} characters", hint=f"at most {MAX_ANSWER}"
+            )
         return call.answer
 
     def _enter(self, vm: str) -> None:
