@@ -32,7 +32,7 @@ def _store(session: Session) -> TokenStore:
 
 @group.command()
 @click.option("--name", required=True, help="What it is for, or whose.")
-@click.option("--role", required=True, type=click.Choice([*Role]), help="What it may do.")
+@click.option("--role", required=True, type=click.Choice([role.value for role in Role]), help="What it may do.")
 @click.option("--vpc", "vpcs", multiple=True, metavar="NAME", help="Limit it to this VPC; may be repeated.")
 @click.option("--expires", default="", metavar="WHEN", help="30d, 12h, 45m, or RFC 3339. Default: never.")
 @output_option

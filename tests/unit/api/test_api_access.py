@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 from werkzeug.test import TestResponse
 
 from lvagent.api.routes import ROUTES
+from lvagent.config import Api, Settings
 from lvagent.spec.access import Caller, Role
 from tests.unit.api.doors import A, B, TcpDoor
 from tests.unit.api.fake_agent import FakeAgent
 from tests.unit.api.specs import vm
+from tests.unit.api.test_api_document import check
 
 Json = dict[str, Any]
 
@@ -149,6 +152,7 @@ def test_every_route_and_every_caller(walk: Walk) -> None:
     for (method, path), who in itertools.product(walk.routes(), (*BAD, *GOOD)):
         least = LEAST[f"{method} {path}"]
         answer = walk.call(who, method, path)
+        check(walk.document, method, path, answer)
         said = (method, path, who, answer.status_code, answer.text[:200])
         if least == "none":
             assert answer.status_code == 200, said
@@ -259,7 +263,7 @@ def test_no_web_page_is_served(walk: Walk, client: FlaskClient, origin: str) -> 
             answer = walk.clients[who].open(target, method=method, headers={"Origin": origin})
             assert (answer.status_code, answer.json["type"]) == (403, "urn:lvagent:error:forbidden")
             assert len(walk.tcp.agent.calls) == before
-            assert [name for name in answer.headers.keys() if name.lower().startswith("access-control")] == []
+            assert [name for name, _ in answer.headers if name.lower().startswith("access-control")] == []
         assert client.open(path_of(path, walk.operation), method=method, headers={"Origin": origin}).status_code == 403
 
 
@@ -280,9 +284,7 @@ def test_no_web_page_is_served(walk: Walk, client: FlaskClient, origin: str) -> 
         ("a:b:c", 421),
     ],
 )
-def test_the_host_is_one_of_ours(agent: FakeAgent, tmp_path: Any, host: str, status: int) -> None:  # noqa: ANN401
-    from lvagent.config import Api, Settings
-
+def test_the_host_is_one_of_ours(agent: FakeAgent, tmp_path: Path, host: str, status: int) -> None:
     door = TcpDoor(tmp_path, Settings(api=Api(hosts=("api.example",), origins=("https://ok.example",))), agent)
     client = door.client(door.token(Role.READ), host=host)
     for path in ("/v1/vms", "/healthz"):
