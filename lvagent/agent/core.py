@@ -110,9 +110,10 @@ class Agent:
         """
         own = set() if entry is None else {v.path for vm in (entry.spec, entry.carried) for v in vm.volumes}
         for index, volume in enumerate(spec.volumes):
-            if volume.path not in own and self._parts.volumes.there(volume.path):
+            at = f"volumes[{index}].path"
+            if volume.path not in own and self._parts.volumes.there(volume.path, at):
                 hint = "choose another path: who is limited to some VPCs makes new volumes only"
-                raise Conflict(f"{volume.path} is there already", path=f"volumes[{index}].path", hint=hint)
+                raise Conflict(f"{volume.path} is there already", path=at, hint=hint)
 
     def _result(self, outcome: Outcome, vm: str) -> PutResult:
         entry = self._entry(vm)

@@ -75,12 +75,13 @@ class VolumeStore:
                 seen[identity] = index
         return tuple(missing)
 
-    def there(self, path: str) -> bool:
+    def there(self, path: str, at: str) -> bool:
         """Whether anything has the name of a volume; it is not looked into.
 
-        :raise SpecError: at ``volumes``: no path of a volume.
+        :param at: the JSON path for errors.
+        :raise SpecError: it is no path of a volume.
         """
-        with self._parent(path, "volumes") as (parent, name):
+        with self._parent(path, at) as (parent, name):
             try:
                 os.stat(name, dir_fd=parent, follow_symlinks=False)
             except FileNotFoundError:

@@ -203,7 +203,7 @@ class FakeVolumes:
         self._breaker = breaker
         self.paths: set[str] = set()
 
-    def there(self, path: str) -> bool:
+    def there(self, path: str, at: str) -> bool:
         return path in self.paths
 
     def check(self, volumes: Sequence[Volume]) -> tuple[str, ...]:
