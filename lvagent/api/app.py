@@ -23,7 +23,7 @@ from lvagent.api.operations import Operations, Seats
 from lvagent.api.problems import Forbidden, HttpError, Unexpected
 from lvagent.api.protocol import Agent
 from lvagent.api.routes import ACTION, ROUTES, VM
-from lvagent.api.trail import Audit, Recorder, Trail
+from lvagent.api.trail import REFUSED, SAFE, Audit, Recorder, Trail
 from lvagent.config import Settings
 from lvagent.errors import LvagentError, SpecError
 from lvagent.spec.access import NOBODY, Role
@@ -237,5 +237,6 @@ def _check_role(role: Role, needed: Role) -> None:
 
 
 def _log(trail: Trail, status: int) -> None:
-    level = logging.DEBUG if request.method in ("GET", "HEAD", "OPTIONS") else logging.INFO
+    quiet = trail.method in SAFE or status in REFUSED or trail.caller is None
+    level = logging.DEBUG if quiet else logging.INFO
     log.log(level, "%s %r %d %.1f ms %s", request.method, scrub(request.path), status, trail.ms, trail.who)

@@ -123,10 +123,9 @@ class Listener(wsgi.Server):
         return "there are too many connections" if len(self._open) >= self._most else ""
 
     def _turn_away(self, connection: Connection, why: str) -> None:
-        source = connection.remote_addr or "the socket"
-        untold = self._pace.take(source)
+        untold = self._pace.take("")
         if untold is not None:
-            log.warning("a connection of %s is refused: %s%s", source, why, told(untold))
+            log.warning("a connection of %s is refused: %s%s", connection.remote_addr or "a process", why, told(untold))
         with contextlib.suppress(OSError):
             connection.turn_away(why)
 

@@ -83,8 +83,8 @@ class TcpListener(Listener):
             return "there are too many connections from this address"
         if why := super()._refusal(connection):
             return why
-        self._sources[source] += 1
         connection.ssl_env = {LOCAL_ADDRESS: str(connection.socket.getsockname()[0])}
+        self._sources[source] += 1
         return ""
 
     def _left(self, connection: Connection) -> None:

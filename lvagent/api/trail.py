@@ -1,8 +1,8 @@
 """What is written down of a request: who asked for what, and what came of it.
 
 A change, and whatever else is not a plain GET, has a line; when it goes on after its answer (202), a second one tells
-its end. Somebody who is refused (401, 403, 421) has one too, but not one for each of a thousand tries. No line has a
-body, a token, user data or the arguments of a command.
+its end. Somebody who is refused (401, 403, 421), or could not be known, has one too, but not one for each of a thousand
+tries. No line has a body, a token, user data or the arguments of a command.
 """
 
 from __future__ import annotations
@@ -130,11 +130,12 @@ class Recorder:
 
     def __init__(self, audit: Audit | None) -> None:
         self._audit = audit
-        self._pace = Pace()
+        self._each = Pace()
+        self._all = Pace(most=100, per_minute=100)
 
     def record(self, trail: Trail, status: int) -> None:
         """Write down a request that was answered with ``status``."""
-        if status in REFUSED:
+        if status in REFUSED or trail.caller is None:
             self._refused(trail, status)
         elif trail.route and trail.method not in SAFE:
             self._write(trail.line(status))
@@ -142,9 +143,12 @@ class Recorder:
                 trail.unfinished.when_ended(lambda view: self._write(trail.end_line(view)))
 
     def _refused(self, trail: Trail, status: int) -> None:
-        untold = self._pace.take(trail.who)
-        if untold is None:
+        """Tell of it, if the source (and all of them together, for one may have many addresses) was not told enough."""
+        here = self._each.take(trail.who)
+        everywhere = None if here is None else self._all.take("")
+        if here is None or everywhere is None:
             return
+        untold = here + everywhere
         more = {"untold": untold} if untold else {}
         log.warning("%s: %s %s refused with %d%s", trail.who, trail.method, trail.route, status, told(untold))
         self._write({**trail.line(status), **more})

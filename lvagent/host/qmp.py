@@ -21,12 +21,20 @@ import libvirt_qemu
 from lvagent.errors import Conflict, HostError, LvagentError, MonitorError, Unavailable
 from lvagent.host.libvirt_lines import Domain, Line, code_of
 from lvagent.spec.monitor import Hmp, Qmp
+from lvagent.spec.names import ELEMENT_NAMESPACE
 
 PLACES = 4
 """Commands that may run at once; libvirtd has 20 workers for everybody."""
 
 MAX_ANSWER = 1 << 20
 """Characters of an answer that is passed on."""
+
+
+REFUSALS = {
+    libvirt.VIR_ERR_OPERATION_INVALID: ("{vm} does not run: it has no monitor", "start it"),
+    libvirt.VIR_ERR_NO_DOMAIN_METADATA: ("the domain {vm} is not of lvagent", "look at it: virsh dumpxml {vm}"),
+}
+"""What libvirt says to who asks about a domain that does not run, or that is a stranger's by now."""
 
 
 class Send(Protocol):
@@ -54,7 +62,7 @@ class Monitor:
 
         :return: what qemu returned, as JSON has it.
         :raise MonitorError: qemu refused it.
-        :raise Conflict: the VM does not run, or another command of its monitor is at work.
+        :raise Conflict: the VM does not run, its domain is not ours, or another command of its monitor is at work.
         :raise Unavailable: no answer in time, no place left, or no libvirtd.
         """
         more = {} if command.arguments is None else {"arguments": command.arguments}
@@ -99,10 +107,12 @@ class Monitor:
         with self._line.use(vm, "ask the monitor of") as connection:
             domain = connection.lookupByName(vm)
             try:
+                domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, ELEMENT_NAMESPACE, libvirt.VIR_DOMAIN_AFFECT_LIVE)
                 return self._send(domain, text, flags)
             except libvirt.libvirtError as error:
-                if code_of(error) == libvirt.VIR_ERR_OPERATION_INVALID:
-                    raise Conflict(f"{vm} does not run: it has no monitor", other=vm, hint="start it") from error
+                if code_of(error) in REFUSALS:
+                    message, hint = REFUSALS[code_of(error)]
+                    raise Conflict(message.format(vm=vm), other=vm, hint=hint.format(vm=vm)) from error
                 raise
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import libvirt
 import pytest
@@ -16,6 +17,7 @@ from lvagent.errors import Conflict, HostError, MonitorError, NotFound, Unavaila
 from lvagent.host.libvirt_lines import Domain
 from lvagent.host.qmp import MAX_ANSWER, PLACES, Monitor
 from lvagent.spec.monitor import Hmp, Qmp
+from lvagent.spec.names import ELEMENT_NAMESPACE
 
 pytestmark = pytest.mark.host
 
@@ -36,6 +38,19 @@ class Qemu:
         self.seen.append((domain.name(), text, flags))
         assert self.gate.wait(20), "the test left the gate shut"
         return self.answer
+
+
+@pytest.fixture(autouse=True)
+def domain() -> Iterator[Any]:
+    """The test driver's domain, which runs and bears our element. There is one in this process, for all connections."""
+    connection = libvirt.open(URI)
+    found = connection.lookupByName("test")
+    if not found.isActive():
+        found.create()
+    element = (libvirt.VIR_DOMAIN_METADATA_ELEMENT, "<vm/>", "lvagent", ELEMENT_NAMESPACE)
+    found.setMetadata(*element, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    yield found
+    connection.close()
 
 
 @pytest.fixture
@@ -85,17 +100,21 @@ def test_what_libvirt_says() -> None:
     with pytest.raises(HostError, match="not supported"):
         real.qmp("test", STATUS)
 
-    def stopped(domain: Domain, text: str, flags: int, /) -> str:
-        connection = libvirt.open(URI)
-        found = connection.lookupByName("test")
-        found.destroy()
-        found.destroy()  # raises: the domain does not run
-        return ""
-
-    with pytest.raises(Conflict, match="does not run"):
-        Monitor(URI, seconds=5, send=stopped).qmp("test", STATUS)
     with pytest.raises(Unavailable, match="libvirtd"):
         Monitor("qemu+unix:///system?socket=/nonexistent/sock", seconds=5).qmp("test", STATUS)
+
+
+def test_of_a_domain_that_is_not_ours_nothing_is_asked(qemu: Qemu, domain: Any) -> None:  # noqa: ANN401 - untyped
+    monitor = Monitor(URI, seconds=5, send=qemu)
+    domain.setMetadata(
+        libvirt.VIR_DOMAIN_METADATA_ELEMENT, None, None, ELEMENT_NAMESPACE, libvirt.VIR_DOMAIN_AFFECT_LIVE
+    )
+    with pytest.raises(Conflict, match="not of lvagent"):
+        monitor.qmp("test", STATUS)
+    domain.destroy()
+    with pytest.raises(Conflict, match="does not run"):
+        monitor.qmp("test", STATUS)
+    assert qemu.seen == []
 
 
 def test_one_that_hangs_is_left_after_its_time(qemu: Qemu) -> None:

@@ -101,6 +101,24 @@ def test_who_is_refused_is_written_down_but_not_a_thousand_times(
     assert len(caplog.records) == 13
 
 
+def test_many_addresses_fill_no_log(tcp: TcpDoor, caplog: pytest.LogCaptureFixture) -> None:
+    client = tcp.client()
+    for number in range(500):
+        client.environ_base["REMOTE_ADDR"] = f"2001:db8::{number:x}"
+        client.post("/v1/vms")
+    assert len(tcp.audit.lines) == 100
+    assert len(caplog.records) == 100
+
+
+def test_a_token_file_that_is_broken_fills_no_log_either(tcp: TcpDoor, caplog: pytest.LogCaptureFixture) -> None:
+    tcp.store.path.parent.mkdir()
+    tcp.store.path.write_text("")
+    client = tcp.client("lva_" + "0" * 12 + "_" + "f" * 64)
+    assert {client.post("/v1/vms").status_code for _ in range(100)} == {503}
+    assert len(tcp.audit.lines) == 10
+    assert len(caplog.records) == 11
+
+
 def test_the_pace_is_kept_for_each_source_and_tells_what_was_left_out() -> None:
     now = 0.0
     pace = Pace(most=2, per_minute=6, clock=lambda: now)

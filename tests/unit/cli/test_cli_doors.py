@@ -138,6 +138,13 @@ def test_a_token_is_needed_and_never_shown(shell: Shell, tmp_path: Path) -> None
     assert "it is no text" in shell.run("--token-file", str(tmp_path / "binary"), *url, local=False).stderr
 
 
+def test_a_socket_that_is_named_is_meant(shell: Shell) -> None:
+    url = {"LVAGENT_URL": "https://192.0.2.1:1"}
+    assert "there is no token" in shell.run("vm", "ls", local=False, **url).stderr
+    refused = shell.run("--socket", "/nonexistent/api.sock", "vm", "console", "i-0000000001", **url)
+    assert (refused.exit_code, "no vm" in refused.stderr) == (3, True)
+
+
 def test_no_option_takes_a_token(shell: Shell) -> None:
     assert shell.run("--token", TOKEN, "vm", "ls").exit_code == 2
 
