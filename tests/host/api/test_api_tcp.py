@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import http.client
 import json
 import logging
@@ -341,50 +342,81 @@ def test_a_port_that_is_taken_stops_the_start_and_leaves_no_socket(tmp_path: Pat
 
 
 def test_an_address_that_the_host_has_not_got_yet_is_listened_on(tmp_path: Path) -> None:
-    for host in ("192.0.2.77", "[2001:db8::77]"):
+    """In a network namespace of the test's own, which is that of the threads begun in it, too."""
+    found: list[int] = []
+
+    def listen(host: str) -> None:
+        assert ctypes.CDLL(None, use_errno=True).unshare(0x40000000) == 0
         served = Served(tmp_path, Api(socket=str(tmp_path / "api.sock"), group="", slow=1, listen=f"{host}:0"))
         served.server.start()
-        assert served.local("GET", "/healthz").status == 200
+        found.append(served.local("GET", "/healthz").status)
         served.server.stop()
+
+    for host in ("192.0.2.77", "[2001:db8::77]"):
+        thread = threading.Thread(target=listen, args=(host,))
+        thread.start()
+        thread.join()
+    assert found == [200, 200]
 
 
 # slow, greedy, hostile
+
+
+class Dripping:
+    """Clients that send their TLS hello a byte now and then, until they are told to stop."""
+
+    def __init__(self, served: Served, count: int) -> None:
+        self.clients = [served.raw() for _ in range(count)]
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._drip)
+
+    def _drip(self) -> None:
+        for byte in b"\x16\x03\x01\x02\x00" + b"\x01" * 500:
+            for client in self.clients:
+                with contextlib.suppress(OSError):
+                    client.sendall(bytes([byte]))
+            if self._ended.wait(0.1):
+                return
+
+    def __enter__(self) -> list[socket.socket]:
+        self._thread.start()
+        return self.clients
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        for client in self.clients:
+            client.close()
 
 
 def test_slow_handshakes_keep_nobody_out(
     serve: Callable[..., Served], tls: dict[str, str], trust: ssl.SSLContext
 ) -> None:
     """Some say nothing, some send a byte of their hello now and then, some stop in the middle of it."""
-    served = serve(**tls, slow=2, threads=40)
-    silent = [served.raw() for _ in range(5)]
-    dripping = [served.raw() for _ in range(10)]
-    stuck = [served.raw() for _ in range(5)]
-    ended = threading.Event()
-
-    def drip() -> None:
-        for byte in b"\x16\x03\x01\x02\x00" + b"\x01" * 100:
-            for client in dripping:
-                with contextlib.suppress(OSError):
-                    client.sendall(bytes([byte]))
-            if ended.wait(0.1):
-                return
-
-    dripper = threading.Thread(target=drip)
-    dripper.start()
-    for client in stuck:
+    served = serve(**tls, slow=40, threads=40)
+    others = [served.raw() for _ in range(10)]
+    for client in others[5:]:
         client.sendall(b"\x16\x03\x01\x02\x00\x01\x00")
-    began = time.monotonic()
-    for _ in range(5):
-        assert served.call("GET", "/healthz", tls=trust).status == 200
-    assert time.monotonic() - began < 1.9
-    for client in (*dripping, *stuck):
-        assert client.recv(64) == b""
+    with Dripping(served, 10) as dripping:
+        began = time.monotonic()
+        for _ in range(5):
+            assert served.call("GET", "/healthz", tls=trust).status == 200
+        assert time.monotonic() - began < 30
+        for client in (*others, *dripping):
+            client.setblocking(False)
+            with pytest.raises(BlockingIOError):  # it is still held
+                client.recv(1)
+    for client in others:
         client.close()
-    assert time.monotonic() - began < 8
-    ended.set()
-    dripper.join()
-    for client in silent:
-        client.close()
+
+
+def test_slow_handshakes_end(serve: Callable[..., Served], tls: dict[str, str]) -> None:
+    served = serve(**tls, slow=1)
+    with served.raw() as stuck, Dripping(served, 5) as dripping:
+        stuck.sendall(b"\x16\x03\x01\x02\x00\x01\x00")
+        for client in (stuck, *dripping):
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(64) == b""
 
 
 def test_slow_requests_within_tls_end_too(
@@ -394,13 +426,13 @@ def test_slow_requests_within_tls_end_too(
     began = time.monotonic()
     with trust.wrap_socket(served.raw(), server_hostname="127.0.0.1") as client:
         with contextlib.suppress(OSError):
-            for byte in b"GET /v1/vms HTTP/1.1\r\nX: " + b"x" * 100:
+            for byte in b"GET /v1/vms HTTP/1.1\r\nX: " + b"x" * 400:
                 client.sendall(bytes([byte]))
                 client.settimeout(0.05)
                 with contextlib.suppress(TimeoutError):
                     assert client.recv(64).startswith(b"HTTP/1.1 408")
                     break
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15
 
 
 def test_a_slow_body_with_a_token_times_out(serve: Callable[..., Served]) -> None:
@@ -413,13 +445,13 @@ def test_a_slow_body_with_a_token_times_out(serve: Callable[..., Served]) -> Non
 
 def test_no_body_is_read_of_who_has_no_token(serve: Callable[..., Served]) -> None:
     """He is answered before he has sent it, and gets to read the answer when he has sent all of it."""
-    served = serve(slow=5)
+    served = serve(slow=30)
     for header in ("Content-Length: 1000000", "Transfer-Encoding: chunked"):
         with served.raw() as client:
             client.sendall(f"POST /v1/vms HTTP/1.1\r\nHost: 127.0.0.1\r\n{header}\r\n\r\n".encode())
             began = time.monotonic()
             assert answered(client)[0] == 401
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 20
     refused = served.call("PUT", VM1, "lva_" + "0" * 12 + "_" + "0" * 64, b" " * 900_000)
     assert refused.status == 401
     assert served.call("PUT", VM1, served.token(), b" " * 900_000).status == 422
@@ -452,7 +484,7 @@ def test_what_counts_as_one_address() -> None:
 
 def test_a_flood_on_tcp_leaves_the_unix_socket_alone(serve: Callable[..., Served]) -> None:
     """All places and all threads of TCP are taken, by slow clients and by idle ones; and more keep coming."""
-    served = serve(threads=4, slow=5, address_connections=1000)
+    served = serve(threads=4, slow=40, address_connections=1000)
     served.agent.gate.clear()
     token = served.token()
     waiting = [served.raw() for _ in range(3)]
@@ -476,7 +508,7 @@ def test_a_flood_on_tcp_leaves_the_unix_socket_alone(serve: Callable[..., Served
         time.sleep(0.3)
         began = time.monotonic()
         assert [served.local("GET", "/v1/vms").status for _ in range(20)] == [200] * 20
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20
         served.agent.gate.set()
         assert served.local("PUT", "/v1/vms/i-0000000009", vm(9)).status == 201
         ended.set()
@@ -486,14 +518,14 @@ def test_a_flood_on_tcp_leaves_the_unix_socket_alone(serve: Callable[..., Served
 
 def test_turning_away_takes_no_time(serve: Callable[..., Served]) -> None:
     """Nobody waits for a client that there is no place for: not for what it sends, nor for it to read."""
-    served = serve(threads=1, slow=5, address_connections=1000)
+    served = serve(threads=1, slow=60, address_connections=1000)
     held = [served.raw() for _ in range(3)]
     kept = served.connection()
     assert ask(kept, "GET", "/healthz", "").status == 200
     began = time.monotonic()
     turned = [served.raw() for _ in range(50)]
     assert ask(kept, "GET", "/healthz", "").status == 200
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
     for client in (*held, *turned):
         client.close()
     kept.close()
