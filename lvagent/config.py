@@ -28,7 +28,7 @@ DEFAULT_FILE = Path("/etc/lvagent/lvagent.toml")
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Folders. ``run`` is lost at reboot; ``state`` holds bounded logs only; ``netns`` has the namespaces."""
+    """Folders. ``run`` is lost at reboot; ``state`` holds bounded logs and tokens; ``netns`` has the namespaces."""
 
     run: str = "/run/lvagent"
     state: str = "/var/lib/lvagent/state"
