@@ -246,13 +246,18 @@ def test_over_tls(serve: Callable[..., Served], tls: dict[str, str], trust: ssl.
 def test_requests_that_come_in_one_record_are_all_answered(
     serve: Callable[..., Served], tls: dict[str, str], trust: ssl.SSLContext
 ) -> None:
-    """What TLS has taken from the socket no selector tells of."""
-    served = serve(**tls)
-    line = f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Pad: {'x' * 5000}\r\n\r\n".encode()
+    """What TLS has taken from the socket no selector tells of: here the second request, when the first is answered.
+
+    A record has 16384 bytes at most, and 8192 are read of it at once.
+    """
+    served = serve(**tls, slow=20)
+    head = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Pad: "
+    line = head + b"x" * (8192 - len(head) - 4) + b"\r\n\r\n"
     with trust.wrap_socket(served.raw(), server_hostname="127.0.0.1") as client:
-        client.sendall(line * 3)
+        client.settimeout(10)
+        client.sendall(line * 2)
         found = b""
-        while found.count(b'{"status": "ok"}') < 3:
+        while found.count(b'{"status": "ok"}') < 2:
             got = client.recv(1 << 16)
             assert got
             found += got
@@ -522,10 +527,10 @@ def test_turning_away_takes_no_time(serve: Callable[..., Served]) -> None:
     held = [served.raw() for _ in range(3)]
     kept = served.connection()
     assert ask(kept, "GET", "/healthz", "").status == 200
+    turned = [served.raw() for _ in range(60)]
     began = time.monotonic()
-    turned = [served.raw() for _ in range(50)]
-    assert ask(kept, "GET", "/healthz", "").status == 200
-    assert time.monotonic() - began < 20
+    assert {ask(kept, "GET", "/healthz", "").status for _ in range(30)} == {200}
+    assert time.monotonic() - began < 15
     for client in (*held, *turned):
         client.close()
     kept.close()
