@@ -44,11 +44,11 @@ class Api:
     """The HTTP API: its unix socket, and its TCP address (``listen``, empty: none).
 
     ``mode`` in octal as text. ``max_body`` in bytes. ``threads``: requests served at once on each of the two, at most.
-    ``operations``: changes under way at once, at most. ``wait``: seconds after which a change that goes on is answered
-    with 202. ``slow``: seconds within which a request must have arrived. ``tls_*``: PEM files; with ``tls_client_ca``
-    clients must show a certificate. ``hosts``: names that TCP clients may use for this host. ``origins``: of web pages
-    that may call. ``address_connections``: open at once from one address. ``audit_mb``, ``audit_keep``: size of the
-    audit log in MiB, and how many old ones are kept.
+    ``operations``: changes under way at once, of each of the two, at most. ``wait``: seconds after which a change that
+    goes on is answered with 202. ``slow``: seconds within which a request must have arrived. ``tls_*``: PEM files; with
+    ``tls_client_ca`` clients must show a certificate. ``hosts``: names that TCP clients may use for this host.
+    ``origins``: of web pages that may call. ``address_connections``: open at once from one address. ``audit_mb``,
+    ``audit_keep``: size of the audit log in MiB, and how many old ones are kept.
     """
 
     socket: str = ""

@@ -19,7 +19,7 @@ from lvagent.api.contract import Answer, Call, Route, check_media
 from lvagent.api.doors import Door, SocketDoor
 from lvagent.api.limited import for_caller, veil
 from lvagent.api.openapi import with_pages
-from lvagent.api.operations import Operations, Seats
+from lvagent.api.operations import Lane, Operations, Seats
 from lvagent.api.problems import Forbidden, HttpError, Unexpected
 from lvagent.api.protocol import Agent
 from lvagent.api.routes import ACTION, ROUTES, VM
@@ -104,6 +104,7 @@ def _view(route: Route, parts: Parts) -> Callable[..., Response]:
             caller=g.trail.caller,
             trail=g.trail,
             operations=parts.operations,
+            lane=Lane.TCP if parts.door.needs_token else Lane.SOCKET,
             seats=parts.seats,
             settings=parts.settings,
             path=path,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Generic, TypeVar
 
-from lvagent.api.operations import Operations, Seats
+from lvagent.api.operations import Lane, Operations, Seats
 from lvagent.api.problems import Forbidden, HttpError, Json
 from lvagent.api.protocol import Agent
 from lvagent.api.trail import Trail
@@ -148,6 +148,7 @@ class Call:
     caller: Caller
     trail: Trail
     operations: Operations
+    lane: Lane
     seats: Seats
     settings: Settings
     path: Mapping[str, str]

@@ -13,6 +13,7 @@ import logging
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -33,6 +34,13 @@ KEPT = 256
 
 QUEUED = 4
 """How many operations may be unfinished, for each that may run."""
+
+
+class Lane(StrEnum):
+    """By which door an operation was asked for. Each has threads and places of its own, so that neither fills both."""
+
+    SOCKET = "socket"
+    TCP = "tcp"
 
 
 class Progress(StrEnum):
@@ -62,9 +70,18 @@ class Operation:
     """One change of one VM, running or done. ``vpcs``: those that the VM was in, or will be, when it was asked for."""
 
     def __init__(
-        self, kind: str, vm: str, work: Work, vpcs: Iterable[str], same: Hashable, phases: Sequence[PhaseTime]
+        self,
+        kind: str,
+        vm: str,
+        work: Work,
+        *,
+        vpcs: Iterable[str],
+        lane: Lane,
+        same: Hashable,
+        phases: Sequence[PhaseTime],
     ) -> None:
         self.vpcs = frozenset(vpcs)
+        self.lane = lane
         self.id = f"op-{secrets.token_hex(8)}"
         self.kind = kind
         self.vm = vm
@@ -172,7 +189,7 @@ class Seats:
 class Operations:
     """All operations of an agent.
 
-    :param most: how many run at once; four times as many may be unfinished.
+    :param most: how many of each lane run at once; four times as many may be unfinished.
     """
 
     def __init__(self, *, most: int) -> None:
@@ -181,9 +198,9 @@ class Operations:
         self._queues: dict[str, collections.deque[Operation]] = {}
         self._known: dict[str, Operation] = {}
         self._ended: collections.deque[str] = collections.deque()
-        self._unfinished = 0
+        self._unfinished: Counter[Lane] = Counter()
         self._closed = False
-        self._workers: Workers[Operation] = Workers(self._run, most=most, name="operation")
+        self._workers = {lane: Workers(self._run, most=most, name=f"operation-{lane}") for lane in Lane}
 
     def submit(
         self,
@@ -192,12 +209,14 @@ class Operations:
         work: Work,
         *,
         vpcs: Iterable[str] = (),
+        lane: Lane = Lane.SOCKET,
         same: Hashable = None,
         phases: Sequence[PhaseTime] = (),
     ) -> Operation:
         """Have something done to a VM, after all that was asked of it before.
 
         :param vpcs: the VPCs of the VM; who may not see them all does not see the operation.
+        :param lane: whose threads and places it takes.
         :param same: if the last unfinished operation of this VM was given an equal value, that one is the answer.
         :param phases: what was done for it already.
         :raise Unavailable: there is too much to do already, or the agent is stopping.
@@ -206,30 +225,30 @@ class Operations:
             queue = self._queues.get(vm)
             if queue and same is not None and queue[-1].same == same:
                 return queue[-1]
-            self._admit()
-            operation = Operation(kind, vm, work, vpcs, same, phases)
+            self._admit(lane)
+            operation = Operation(kind, vm, work, vpcs=vpcs, lane=lane, same=same, phases=phases)
             self._known[operation.id] = operation
-            self._unfinished += 1
+            self._unfinished[lane] += 1
             queue = self._queues.setdefault(vm, collections.deque())
             queue.append(operation)
             if len(queue) == 1:
-                self._workers.put(operation)
+                self._workers[lane].put(operation)
             return operation
 
-    def _admit(self) -> None:
+    def _admit(self, lane: Lane) -> None:
         if self._closed:
             raise Unavailable("the agent", hint="it is stopping; try again when it is back")
-        if self._unfinished >= self._most:
-            raise Unavailable("a worker", hint=f"{self._unfinished} operations are under way; try again soon")
+        if self._unfinished[lane] >= self._most:
+            raise Unavailable("a worker", hint=f"{self._most} operations are under way; try again soon")
 
     def _run(self, operation: Operation) -> None:
         operation.run()
         with self._lock:
-            self._unfinished -= 1
+            self._unfinished[operation.lane] -= 1
             queue = self._queues[operation.vm]
             queue.popleft()
             if queue:
-                self._workers.put(queue[0])
+                self._workers[queue[0].lane].put(queue[0])
             else:
                 del self._queues[operation.vm]
             self._ended.append(operation.id)
@@ -267,7 +286,8 @@ class Operations:
         deadline = time.monotonic() + timeout
         for operation in self.all():
             operation.wait(max(0.0, deadline - time.monotonic()))
-        return self._workers.stop(max(0.0, deadline - time.monotonic()))
+        stopped = [workers.stop(max(0.0, deadline - time.monotonic())) for workers in self._workers.values()]
+        return all(stopped)
 
 
 def _now() -> str:

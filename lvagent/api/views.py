@@ -67,7 +67,8 @@ def _put(call: Call, spec: VmConfig, begin: float, *, create_only: bool) -> Answ
     parsed = PhaseTime("parse", round((time.perf_counter() - begin) * 1000, 2))
     same = (spec, call.headers.get("if-match"), call.headers.get("if-none-match"), call.caller.vpcs)
     vpcs = {*spec.vpcs, *_vpcs(call, spec.id)}
-    return _settle(call, call.operations.submit("put", spec.id, work, vpcs=vpcs, same=same, phases=[parsed]))
+    operation = call.operations.submit("put", spec.id, work, vpcs=vpcs, lane=call.lane, same=same, phases=[parsed])
+    return _settle(call, operation)
 
 
 def delete_vm(call: Call) -> Answer:
@@ -81,7 +82,7 @@ def delete_vm(call: Call) -> Answer:
         return None
 
     _check_there(call, vm)
-    return _settle(call, call.operations.submit("delete", vm, work, vpcs=_vpcs(call, vm)))
+    return _settle(call, call.operations.submit("delete", vm, work, vpcs=_vpcs(call, vm), lane=call.lane))
 
 
 def act(call: Call) -> Answer:
@@ -94,7 +95,7 @@ def act(call: Call) -> Answer:
         _check_preconditions(call, vm)
         return call.agent.power(vm, action)
 
-    return _settle(call, call.operations.submit(action.value, vm, work, vpcs=_vpcs(call, vm)))
+    return _settle(call, call.operations.submit(action.value, vm, work, vpcs=_vpcs(call, vm), lane=call.lane))
 
 
 def _vpcs(call: Call, vm: str) -> frozenset[str]:
