@@ -16,6 +16,8 @@ COMMANDS = {
     "subnet": ("lvagent.commands.network:subnet", "List and show subnets."),
     "plan": ("lvagent.commands.plan:plan", "Show what making a VM would do; touches nothing."),
     "image": ("lvagent.commands.image:group", "Build and list the images volumes are made from."),
+    "token": ("lvagent.commands.token:group", "Make, list and revoke tokens for the API over TCP."),
+    "audit": ("lvagent.commands.audit:audit", "Show who changed what over the API."),
     "hook": ("lvagent.commands.hook:group", "Install, remove or show the libvirt hook."),
     "service": ("lvagent.commands.service:group", "Install, remove or show the systemd unit and what goes with it."),
     "serve": ("lvagent.commands.serve:serve", "Run the agent in the foreground."),
@@ -64,16 +66,39 @@ def _version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None
 
 @click.command(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--socket", metavar="PATH", help="The agent's socket. Default: as the settings say.")
+@click.option("--url", metavar="URL", envvar="LVAGENT_URL", help="An agent over TCP: https://host:port.")
+@click.option(
+    "--token-file",
+    metavar="FILE",
+    envvar="LVAGENT_TOKEN_FILE",
+    help="The token for --url. Default: LVAGENT_TOKEN in the environment.",
+)
+@click.option("--cacert", metavar="FILE", envvar="LVAGENT_CACERT", help="Who signed that agent's certificate (PEM).")
+@click.option(
+    "--cert", metavar="FILE", envvar="LVAGENT_CERT", help="Our own certificate with its key, if it wants one."
+)
 @click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="The settings file.")
 @click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", help="How to print.", show_default=True)
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
 )
 @click.pass_context
-def root(ctx: click.Context, socket: str | None, config: Path | None, output: str) -> None:
+def root(
+    ctx: click.Context,
+    socket: str | None,
+    url: str | None,
+    token_file: str | None,
+    cacert: str | None,
+    cert: str | None,
+    config: Path | None,
+    output: str,
+) -> None:
     """VMs in VPCs on this libvirt host.
 
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such thing, 4 conflict, 5 the agent does not answer.
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such thing, 4 conflict, 5 the agent does not answer,
+    6 not allowed.
     """
     session = ctx.ensure_object(Session)
     session.socket, session.config, session.output = socket, config, output
+    session.url = "" if socket else url or ""
+    session.token_file, session.cacert, session.cert = token_file or "", cacert or "", cert or ""

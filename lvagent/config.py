@@ -20,6 +20,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from lvagent.config_listen import check_listen
 from lvagent.errors import SpecError
 
 DEFAULT_FILE = Path("/etc/lvagent/lvagent.toml")
@@ -27,7 +28,7 @@ DEFAULT_FILE = Path("/etc/lvagent/lvagent.toml")
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Folders. ``run`` is lost at reboot; ``state`` holds bounded logs only; ``netns`` has the namespaces."""
+    """Folders. ``run`` is lost at reboot; ``state`` holds bounded logs and tokens; ``netns`` has the namespaces."""
 
     run: str = "/run/lvagent"
     state: str = "/var/lib/lvagent/state"
@@ -40,10 +41,14 @@ class Paths:
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """The unix socket of the HTTP API. ``mode`` in octal as text. ``max_body`` in bytes.
+    """The HTTP API: its unix socket, and its TCP address (``listen``, empty: none).
 
-    ``threads``: requests served at once, at most. ``operations``: changes under way at once, at most. ``wait``: seconds
-    after which a change that goes on is answered with 202. ``slow``: seconds within which a request must have arrived.
+    ``mode`` in octal as text. ``max_body`` in bytes. ``threads``: requests served at once on each of the two, at most.
+    ``operations``: changes under way at once, of each of the two, at most. ``wait``: seconds after which a change that
+    goes on is answered with 202. ``slow``: seconds within which a request must have arrived. ``tls_*``: PEM files; with
+    ``tls_client_ca`` clients must show a certificate. ``hosts``: names that TCP clients may use for this host.
+    ``origins``: of web pages that may call. ``address_connections``: open at once from one address. ``audit_mb``,
+    ``audit_keep``: size of the audit log in MiB, and how many old ones are kept.
     """
 
     socket: str = ""
@@ -54,14 +59,27 @@ class Api:
     operations: int = 32
     wait: int = 30
     slow: int = 10
+    listen: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    address_connections: int = 32
+    audit_mb: int = 16
+    audit_keep: int = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Libvirt:
-    """Where libvirt is. ``starts``: how many domains may be starting at once on the connection for starts."""
+    """Where libvirt is. ``starts``: how many domains may be starting at once on the connection for starts.
+
+    ``monitor``: seconds that a QMP or HMP command may take.
+    """
 
     uri: str = "qemu:///system"
     starts: int = 4
+    monitor: int = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +314,11 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "api.operations": _between(1, 1000),
     "api.wait": _between(0, 3600),
     "api.slow": _between(1, 600),
+    "api.address_connections": _between(1, 10_000),
+    "api.audit_mb": _between(1, 10_000),
+    "api.audit_keep": _between(0, 100),
     "libvirt.starts": _between(1, 100),
+    "libvirt.monitor": _between(1, 600),
     "fabric.netns": _form(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?", "a name without slashes, or empty"),
     "fabric.local": _addresses,
     "fabric.mtu": _between(1350, 65_535),
@@ -326,3 +348,4 @@ def _check(settings: Settings) -> None:
     for entry in dataclasses.fields(Paths):
         if not getattr(settings.paths, entry.name).startswith("/"):
             raise SpecError(f"paths.{entry.name}", "is not an absolute path", "begin with /")
+    check_listen(settings.api)

@@ -4,6 +4,7 @@
      +- SpecError       422  what the caller sent is wrong; says where (JSON path) and what to do
      +- NotFound        404  nothing of that kind has that id
      +- Conflict        409  it contradicts something that exists; names the other
+     +- MonitorError    422  qemu refused a monitor command, in its words
      +- HostError       500  the host could not do it; says which resource and which action
      |   +- CommandError     a command ended badly; carries argv, exit code, stderr
      +- Unavailable     503  something the agent needs is away (libvirtd, say); try again
@@ -72,6 +73,18 @@ class Conflict(LvagentError):
         super().__init__(message, hint=hint)
         self.path = path
         self.other = other
+
+
+class MonitorError(LvagentError):
+    """qemu refused a monitor command: ``qemu_class`` is QMP's class of the error, ``desc`` its description."""
+
+    status = 422
+    kind = "monitor"
+
+    def __init__(self, qemu_class: str, desc: str, *, hint: str = "") -> None:
+        super().__init__(f"qemu refused it: {qemu_class}: {desc}", hint=hint)
+        self.qemu_class = qemu_class
+        self.desc = desc
 
 
 class HostError(LvagentError):

@@ -25,15 +25,20 @@ from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
 from lvagent.agent.policy import domain_options, locks_folder, policy
 from lvagent.api.app import create_app
+from lvagent.api.doors import TokenDoor
 from lvagent.api.hooks import HookServer
+from lvagent.api.operations import Operations
 from lvagent.api.server import ApiServer
 from lvagent.config import Settings
 from lvagent.errors import HostError
 from lvagent.host import host
+from lvagent.host.audit import AuditLog
 from lvagent.host.dnsmasq import DhcpServer
 from lvagent.host.imds import MetadataService
 from lvagent.host.libvirt import Hypervisor
 from lvagent.host.network import Network
+from lvagent.host.qmp import Monitor
+from lvagent.host.tokens import TokenStore
 from lvagent.host.volumes import VolumeStore
 from lvagent.observe.events import LibvirtEvents, run_event_loop
 
@@ -58,6 +63,7 @@ def build(settings: Settings) -> Agent:
         Parts(
             index=index,
             domains=Hypervisor(settings.libvirt.uri),
+            monitors=Monitor(settings.libvirt.uri, seconds=settings.libvirt.monitor),
             volumes=VolumeStore(settings),
             networks=networks,
             options=domain_options(settings),
@@ -99,7 +105,7 @@ STOP = "."
 def _serving(agent: Agent, settings: Settings) -> Iterator[queue.SimpleQueue[str]]:
     names: queue.SimpleQueue[str] = queue.SimpleQueue()
     hooks = HookServer(Path(settings.hook_socket), agent.plugger)
-    api = ApiServer(create_app(agent, settings), settings)
+    api = _api(agent, settings)
     events = LibvirtEvents(settings.libvirt.uri, names)
     worker = threading.Thread(target=_watch, args=(agent, names, settings.sweep.interval), name="sweep")
     hooks.start()
@@ -116,6 +122,22 @@ def _serving(agent: Agent, settings: Settings) -> Iterator[queue.SimpleQueue[str
         if worker.is_alive():
             worker.join()
         agent.close()
+
+
+def _api(agent: Agent, settings: Settings) -> ApiServer:
+    """The API on its sockets; what is done on any of them goes through the same operations and the same audit log.
+
+    :raise SpecError: the TLS files cannot be used.
+    """
+    state = Path(settings.paths.state)
+    audit = AuditLog(state, size=settings.api.audit_mb << 20, keep=settings.api.audit_keep)
+    operations = Operations(most=settings.api.operations)
+    app = create_app(agent, settings, operations, audit=audit)
+    if not settings.api.listen:
+        return ApiServer(app, settings)
+    door = TokenDoor(settings.api, TokenStore(state))
+    log.info("the API is also on %s, for bearers of tokens", settings.api.listen)
+    return ApiServer(app, settings, create_app(agent, settings, operations, door=door, audit=audit))
 
 
 def _watch(agent: Agent, names: queue.SimpleQueue[str], interval: float) -> None:

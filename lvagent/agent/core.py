@@ -15,7 +15,7 @@ from lvagent.agent.index import Entry, Index, Phase
 from lvagent.agent.locks import VmLocks
 from lvagent.agent.networks import Networks
 from lvagent.agent.plug import Plugger
-from lvagent.agent.ports import Domains, VolumeFolders
+from lvagent.agent.ports import Domains, Monitors, VolumeFolders
 from lvagent.agent.power import Power
 from lvagent.agent.preview import Preview
 from lvagent.agent.recover import Recovery
@@ -23,6 +23,7 @@ from lvagent.agent.trace import Trace, Watch
 from lvagent.agent.vms import Vms, restart_needed
 from lvagent.errors import Conflict, LvagentError, NotFound, Unavailable
 from lvagent.render.domain import DomainOptions
+from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.status import (
     Action,
     FirewallView,
@@ -46,6 +47,7 @@ class Parts:
 
     index: Index
     domains: Domains
+    monitors: Monitors
     volumes: VolumeFolders
     networks: Networks
     options: DomainOptions
@@ -75,7 +77,9 @@ class Agent:
 
     # what changes
 
-    def put(self, spec: VmConfig, *, create_only: bool = False, watch: Watch | None = None) -> PutResult:
+    def put(
+        self, spec: VmConfig, *, create_only: bool = False, confined: bool = False, watch: Watch | None = None
+    ) -> PutResult:
         """Create the VM, or change it to this spec; all or nothing. See ``api.protocol.Agent``."""
         self._ready()
         with self._locks.hold(spec.id):
@@ -83,6 +87,8 @@ class Agent:
             trace = Trace(watch)
             if entry is not None and (entry.phase is Phase.CREATING or entry.domain is None):
                 entry = self._recovery.look(spec.id)  # a create that was not undone wholly; a domain undefined by hand
+            if confined:
+                self._confine(spec, entry)
             if entry is None:
                 self._vms.create(spec, trace)
                 return self._result(Outcome.CREATED, spec.id)
@@ -97,6 +103,18 @@ class Agent:
             self._vms.confirm(spec.id)
             self._vms.change(entry, spec, trace)
             return self._result(Outcome.CHANGED, spec.id)
+
+    def _confine(self, spec: VmConfig, entry: Entry | None) -> None:
+        """See that a VM takes no volume but new ones, and those that it has.
+
+        :raise Conflict: one is there already, and not this VM's.
+        """
+        own = set() if entry is None else {v.path for vm in (entry.spec, entry.carried) for v in vm.volumes}
+        for index, volume in enumerate(spec.volumes):
+            at = f"volumes[{index}].path"
+            if volume.path not in own and self._parts.volumes.there(volume.path, at):
+                hint = "choose another path: who is limited to some VPCs makes new volumes only"
+                raise Conflict(f"{volume.path} is there already", path=at, hint=hint)
 
     def _result(self, outcome: Outcome, vm: str) -> PutResult:
         entry = self._entry(vm)
@@ -165,6 +183,26 @@ class Agent:
         except FileNotFoundError:
             return b""
 
+    # qemu's monitors
+
+    def qmp(self, vm: str, command: Qmp) -> object:
+        """Send a QMP command to a VM that runs; see ``host.qmp.Monitor``."""
+        self._check_runs(vm)
+        return self._parts.monitors.qmp(vm, command)
+
+    def hmp(self, vm: str, command: Hmp) -> str:
+        """Send an HMP command to a VM that runs; see ``host.qmp.Monitor``."""
+        self._check_runs(vm)
+        return self._parts.monitors.hmp(vm, command)
+
+    def _check_runs(self, vm: str) -> None:
+        self._ready()
+        entry = self._entry(vm)
+        if entry.domain is None or not entry.domain.active:
+            raise Conflict(f"{vm} does not run: it has no monitor", other=vm, hint="start it")
+
+    # networks and images
+
     def vpcs(self) -> Sequence[VpcView]:
         """All VPCs, by name."""
         self._ready()
@@ -188,9 +226,11 @@ class Agent:
                 return view
         raise NotFound("subnet", name)
 
-    def plan(self, spec: VmConfig) -> Plan:
+    def plan(self, spec: VmConfig, *, confined: bool = False) -> Plan:
         """What ``put`` would do; touches nothing."""
         self._ready()
+        if confined:
+            self._confine(spec, self._index.get(spec.id))
         return self._preview.plan(spec)
 
     def images(self) -> Sequence[ImageView]:
@@ -247,4 +287,5 @@ class Agent:
         self._vms.close()
         self._beside.shutdown(wait=True)
         self._networks.close()
+        self._parts.monitors.close()
         self._domains.close()

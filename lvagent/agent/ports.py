@@ -1,4 +1,4 @@
-"""What the agent needs of libvirt and of the volume folders; each has one implementation in ``host`` and one fake."""
+"""What the agent needs of libvirt, the monitors and the volume folders; each is in ``host`` once, and has one fake."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lvagent.host.libvirt import DomainRecord, DomainState
+from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.status import ImageView
 from lvagent.spec.vm import Volume
 
@@ -34,9 +35,18 @@ class Domains(Protocol):
     def close(self) -> None: ...
 
 
+class Monitors(Protocol):
+    """``host.qmp.Monitor``; see there."""
+
+    def qmp(self, vm: str, command: Qmp) -> object: ...
+    def hmp(self, vm: str, command: Hmp) -> str: ...
+    def close(self) -> None: ...
+
+
 class VolumeFolders(Protocol):
     """``host.volumes.VolumeStore``; see there."""
 
+    def there(self, path: str, at: str) -> bool: ...
     def check(self, volumes: Sequence[Volume]) -> tuple[str, ...]: ...
     def make(self, vm: str, volume: Volume) -> None: ...
     def remove(self, vm: str, paths: Sequence[str]) -> None: ...

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from flask import Flask, Response, g, request
@@ -16,13 +16,18 @@ from werkzeug.exceptions import HTTPException
 
 from lvagent.api import problems
 from lvagent.api.contract import Answer, Call, Route, check_media
+from lvagent.api.doors import Door, SocketDoor
+from lvagent.api.limited import for_caller, veil
 from lvagent.api.openapi import with_pages
-from lvagent.api.operations import Operations
-from lvagent.api.problems import HttpError, Unexpected
+from lvagent.api.operations import Lane, Operations, Seats
+from lvagent.api.problems import Forbidden, HttpError, Unexpected
 from lvagent.api.protocol import Agent
 from lvagent.api.routes import ACTION, ROUTES, VM
+from lvagent.api.trail import REFUSED, SAFE, Audit, Recorder, Trail
 from lvagent.config import Settings
 from lvagent.errors import LvagentError, SpecError
+from lvagent.spec.access import NOBODY, Role
+from lvagent.spec.tokens import scrub
 
 log = logging.getLogger(__name__)
 
@@ -32,42 +37,76 @@ SPARE = 8
 EXTENSION = "lvagent"
 
 
-def create_app(agent: Agent, settings: Settings, operations: Operations | None = None) -> Flask:
-    """The application.
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an application is made of."""
+
+    agent: Agent
+    settings: Settings
+    operations: Operations
+    seats: Seats
+    door: Door
+    recorder: Recorder
+
+
+def create_app(
+    agent: Agent,
+    settings: Settings,
+    operations: Operations | None = None,
+    *,
+    door: Door | None = None,
+    audit: Audit | None = None,
+) -> Flask:
+    """The application behind one door.
 
     :param operations: where changes run; None: its own, as the settings say. ``operations_of`` tells which.
+    :param door: who is let in; None: whoever reaches it, as on the unix socket.
+    :param audit: where is written down who did what; None: nowhere.
     """
-    most = settings.api.operations
-    operations = operations or Operations(most=most, waiters=max(1, settings.api.threads - SPARE))
+    parts = Parts(
+        agent=agent,
+        settings=settings,
+        operations=operations or Operations(most=settings.api.operations),
+        seats=Seats(max(1, settings.api.threads - SPARE)),
+        door=door or SocketDoor(settings.api),
+        recorder=Recorder(audit),
+    )
     app = Flask("lvagent.api", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.api.max_body
-    app.extensions[EXTENSION] = operations
+    app.extensions[EXTENSION] = parts
     app.url_map.merge_slashes = False
-    routes = with_pages(ROUTES)
+    routes = with_pages(ROUTES, needs_token=parts.door.needs_token)
     for route in routes:
-        view = _view(route, agent, operations, settings)
-        app.add_url_rule(route.rule, route.name, view, methods=[route.method])
+        app.add_url_rule(route.rule, route.name, _view(route, parts), methods=[route.method])
     _add_errors(app, routes)
-    app.before_request(_begin)
-    app.after_request(_finish)
+    _add_gate(app, routes, parts)
     return app
+
+
+def parts_of(app: Flask) -> Parts:
+    """What an application made by ``create_app`` is made of."""
+    parts = app.extensions[EXTENSION]
+    assert isinstance(parts, Parts)
+    return parts
 
 
 def operations_of(app: Flask) -> Operations:
     """The operations of an application made by ``create_app``."""
-    operations = app.extensions[EXTENSION]
-    assert isinstance(operations, Operations)
-    return operations
+    return parts_of(app).operations
 
 
-def _view(route: Route, agent: Agent, operations: Operations, settings: Settings) -> Callable[..., Response]:
+def _view(route: Route, parts: Parts) -> Callable[..., Response]:
     def view(**path: str) -> Response:
         _check_names(route, path)
         query = route.check_query(list(request.args.items(multi=True)))
         call = Call(
-            agent=agent,
-            operations=operations,
-            settings=settings,
+            agent=g.agent,
+            caller=g.trail.caller,
+            trail=g.trail,
+            operations=parts.operations,
+            lane=Lane.TCP if parts.door.needs_token else Lane.SOCKET,
+            seats=parts.seats,
+            settings=parts.settings,
             path=path,
             query=query,
             headers={name.lower(): value for name, value in request.headers.items()},
@@ -83,6 +122,8 @@ def _check_names(route: Route, path: dict[str, str]) -> None:
     for name in route.names:
         try:
             name.check(path[name.name])
+            if name is not ACTION:
+                g.trail.subject = path[name.name]
         except LvagentError:
             if name is ACTION:
                 hint = f"a VM knows {', '.join(name.pattern.split('|'))}"
@@ -117,14 +158,14 @@ def _add_errors(app: Flask, routes: Sequence[Route]) -> None:
     paths = ", ".join(sorted({route.path for route in routes if route.path.count("/") < 3}))
 
     def refused(error: LvagentError) -> Response:
-        return _problem(error)
+        return _problem(veil(g.agent, error) if "agent" in g else error)
 
     def http(error: HTTPException) -> Response:
         return _problem(_translated(error, paths), {"Allow": allow} if (allow := _allow(error)) else {})
 
     def unexpected(_error: Exception) -> Response:
         defect = Unexpected()
-        log.exception("error %s in %s %r", defect.ident, request.method, request.path)
+        log.exception("error %s in %s %r", defect.ident, request.method, scrub(request.path))
         return _problem(defect)
 
     app.register_error_handler(LvagentError, refused)
@@ -152,6 +193,8 @@ def _allow(error: HTTPException) -> str:
 
 
 def _problem(error: LvagentError, more: dict[str, str] | None = None) -> Response:
+    if "trail" in g:
+        g.trail.kind = error.kind
     body = json.dumps(problems.problem(error, request.path)).encode() + b"\n"
     headers = {**problems.headers(error), **(more or {})}
     return Response(body, status=error.status, headers=headers, content_type=problems.CONTENT_TYPE)
@@ -160,15 +203,41 @@ def _problem(error: LvagentError, more: dict[str, str] | None = None) -> Respons
 # around each request
 
 
-def _begin() -> None:
-    g.begin = time.perf_counter()
+def _add_gate(app: Flask, routes: Sequence[Route], parts: Parts) -> None:
+    """Have every request pass the door before anything is looked at, and be written down after its answer."""
+    by_name = {route.name: route for route in routes}
+
+    def enter() -> None:
+        route = by_name.get(request.endpoint or "")
+        g.trail = Trail(parts.door.peer(request.environ), request.method, "" if route is None else route.name)
+        parts.door.check_page(request.environ)
+        public = route is not None and route.role is None
+        caller = g.trail.caller = NOBODY if public else parts.door.caller(request.environ)
+        g.agent = for_caller(parts.agent, caller)
+        if route is not None and route.role is not None:
+            _check_role(caller.role, Role.READ if request.method == "OPTIONS" else route.role)
+
+    def leave(response: Response) -> Response:
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Cache-Control"] = "no-store"
+        _log(g.trail, response.status_code)
+        parts.recorder.record(g.trail, response.status_code)
+        return response
+
+    app.before_request(enter)
+    app.after_request(leave)
 
 
-def _finish(response: Response) -> Response:
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Cache-Control"] = "no-store"
-    ms = (time.perf_counter() - g.begin) * 1000 if "begin" in g else 0.0
-    level = logging.DEBUG if request.method in ("GET", "HEAD", "OPTIONS") else logging.INFO
-    peer = request.environ.get("X_REMOTE_UID", "-")
-    log.log(level, "%s %r %d %.1f ms uid %s", request.method, request.path, response.status_code, ms, peer)
-    return response
+def _check_role(role: Role, needed: Role) -> None:
+    """The one place where a role is compared with what a route needs; nothing has been looked up yet.
+
+    :raise Forbidden: it is not enough.
+    """
+    if not role.covers(needed):
+        raise Forbidden(f"this needs the role {needed}; the token has {role}")
+
+
+def _log(trail: Trail, status: int) -> None:
+    quiet = trail.method in SAFE or status in REFUSED or trail.caller is None
+    level = logging.DEBUG if quiet else logging.INFO
+    log.log(level, "%s %r %d %.1f ms %s", request.method, scrub(request.path), status, trail.ms, trail.who)

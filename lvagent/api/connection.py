@@ -1,18 +1,21 @@
 """A connection, and a request on it, as cheroot has them; with time limits that cannot be stretched.
 
 cheroot's own limit is for each read, so a client that sends a byte now and then holds a thread for ever. Here the
-whole request must have arrived, and the whole answer must have been taken, by a deadline. What cheroot refuses by
-itself (a malformed request line, say) is answered with a problem document like everything else.
+whole request must have arrived, its TLS handshake with it, and the whole answer must have been taken, by a deadline.
+What cheroot refuses by itself (a malformed request line, say) is answered with a problem document like everything else.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
+import logging
 import socket
+import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,6 +28,11 @@ from lvagent.api.problems import HttpError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
+
+log = logging.getLogger(__name__)
+
+HANDSHAKE = b"\x16"
+"""The first byte of what a TLS client sends (RFC 8446, 5.1); no method of HTTP begins with it."""
 
 HINTS = {413: "api.max_body is the limit, in bytes"}
 """What to do about what is refused here."""
@@ -53,11 +61,27 @@ class _Raw(socket.SocketIO):
 
     def readinto(self, buffer: WriteableBuffer) -> int | None:
         self._arm()
-        return super().readinto(buffer)
+        with _tls_errors():
+            return super().readinto(buffer)
 
     def write(self, data: ReadableBuffer) -> int | None:
         self._arm()
-        return super().write(data)
+        with _tls_errors():
+            return super().write(data)
+
+    @property
+    def has_data(self) -> bool:
+        """Whether there are bytes that TLS has taken from the socket: no selector would tell of them."""
+        return isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
+
+
+@contextlib.contextmanager
+def _tls_errors() -> Iterator[None]:
+    """A client that breaks TLS is gone, as one that breaks TCP is."""
+    try:
+        yield
+    except ssl.SSLError as error:
+        raise ConnectionResetError(errno.ECONNRESET, f"TLS: {error.reason}") from error
 
 
 class _Reader(StreamReader):
@@ -67,6 +91,10 @@ class _Reader(StreamReader):
         self.limited = _Raw(sock, "r")
         super(StreamReader, self).__init__(self.limited)
         self.bytes_read = 0
+
+    def has_data(self) -> bool:
+        """Whether there is something to read that the socket itself does not have any more."""
+        return bool(super().has_data()) or self.limited.has_data  # type: ignore[no-untyped-call]
 
 
 class _Writer(StreamWriter):
@@ -87,7 +115,9 @@ class Serving(Protocol):
 
     slow: float
     max_request_body_size: int
+    tls: ssl.SSLContext | None
 
+    def takes_body(self, authorization: bytes) -> bool: ...
     def forget(self, connection: Connection) -> None: ...
 
 
@@ -105,7 +135,15 @@ class Request(HTTPRequest):
         return True
 
     def respond(self) -> None:
-        """Read the body, then let the application answer."""
+        """Read the body, then let the application answer.
+
+        Of a caller who will be refused whatever it says, no body is read.
+        """
+        if self._has_body() and not self.server.takes_body(self.inheaders.get(b"Authorization", b"")):
+            self.close_connection = True
+            self._answer(b"")
+            self.conn.drain()
+            return
         try:
             raw = self._read_chunks() if self.chunked_read else self._read_length()
         except (TimeoutError, ConnectionError):
@@ -116,6 +154,9 @@ class Request(HTTPRequest):
             self.simple_response("400 Bad Request", str(error))
         else:
             self._answer(raw)
+
+    def _has_body(self) -> bool:
+        return self.chunked_read or int(self.inheaders.get(b"Content-Length", 0)) > 0
 
     def _read_chunks(self) -> bytes:
         self.close_connection = True
@@ -144,24 +185,28 @@ class Request(HTTPRequest):
 
     def simple_response(self, status: str, msg: str = "") -> None:
         """Refuse the request with a problem document, and end the connection."""
-        code = int(str(status)[:3])
-        phrase = HTTPStatus(code).phrase
-        error = HttpError(code, msg.rstrip(".") or phrase.lower(), hint=HINTS.get(code, ""))
-        body = json.dumps(problems.problem(error)).encode() + b"\n"
-        head = (
-            f"HTTP/1.1 {code} {phrase}\r\nContent-Type: {problems.CONTENT_TYPE}\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n"
-        )
-        more = "".join(f"{name}: {value}\r\n" for name, value in problems.headers(error).items())
         self.close_connection = self.sent_headers = True
         self.conn.answering()
         with contextlib.suppress(OSError):
-            self.conn.wfile.write(f"{head}{more}\r\n".encode() + body)
-            self.conn.drain()
+            self.conn.wfile.write(refusal(int(str(status)[:3]), msg))
+        self.conn.drain()
+
+
+def refusal(code: int, msg: str = "") -> bytes:
+    """A whole answer that refuses a request and ends its connection."""
+    phrase = HTTPStatus(code).phrase
+    error = HttpError(code, msg.rstrip(".") or phrase.lower(), hint=HINTS.get(code, ""))
+    body = json.dumps(problems.problem(error)).encode() + b"\n"
+    head = (
+        f"HTTP/1.1 {code} {phrase}\r\nContent-Type: {problems.CONTENT_TYPE}\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n"
+    )
+    more = "".join(f"{name}: {value}\r\n" for name, value in problems.headers(error).items())
+    return f"{head}{more}\r\n".encode() + body
 
 
 class Connection(HTTPConnection):
-    """A connection with deadlines. ``fresh``: nothing has come from it yet."""
+    """A connection with deadlines. ``fresh``: nothing has come from it yet; ``secured``: it speaks TLS by now."""
 
     RequestHandlerClass = Request
     server: Serving
@@ -169,12 +214,37 @@ class Connection(HTTPConnection):
     def __init__(self, server: Serving, sock: socket.socket, _makefile: Callable[..., object] | None = None) -> None:
         super().__init__(server, sock, _file)
         self.fresh = True
+        self.secured = False
 
     def communicate(self) -> bool:
         """Read one request and answer it; whether another may follow."""
         self.rfile.limited.deadline = time.monotonic() + self.server.slow
         self.answering()
+        if self.server.tls is not None and not self.secured and not self._secure(self.server.tls):
+            return False
         return bool(super().communicate())  # type: ignore[no-untyped-call]
+
+    def _secure(self, context: ssl.SSLContext) -> bool:
+        """Take the client's TLS handshake, within the time that the request has; whether that went well."""
+        deadline = self.rfile.limited.deadline
+        self.socket.settimeout(self.server.slow)
+        first = self.socket.recv(1, socket.MSG_PEEK)
+        if first != HANDSHAKE:
+            if first:
+                Request(self.server, self).simple_response("400 Bad Request", "this port speaks TLS: use https")
+            return False
+        try:
+            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+            self.socket.settimeout(max(0.001, deadline - time.monotonic()))
+            self.socket.do_handshake()
+        except (ssl.SSLError, ConnectionError, TimeoutError) as error:
+            log.debug("%s: no TLS: %s", self.remote_addr, error)
+            return False
+        self.rfile, self.wfile = _Reader(self.socket), _Writer(self.socket)
+        self.rfile.limited.deadline = deadline
+        self.answering()
+        self.secured = True
+        return True
 
     def answering(self) -> None:
         """From now on the client has its time to take the answer."""
@@ -185,17 +255,41 @@ class Connection(HTTPConnection):
 
         A client that is still sending would lose the answer else (RFC 9112, 9.6).
         """
-        self.socket.shutdown(socket.SHUT_WR)
-        end, left = time.monotonic() + DRAIN_SECONDS, DRAIN_BYTES
-        self.socket.settimeout(DRAIN_SECONDS)
-        while left > 0 and time.monotonic() < end:
-            got = len(self.socket.recv(min(left, 1 << 16)))
-            if not got:
-                return
-            left -= got
+        with contextlib.suppress(OSError):
+            self._end_tls()
+            self.socket.shutdown(socket.SHUT_WR)
+            end, left = time.monotonic() + DRAIN_SECONDS, DRAIN_BYTES
+            self.socket.settimeout(DRAIN_SECONDS)
+            while left > 0 and time.monotonic() < end:
+                got = len(self.socket.recv(min(left, 1 << 16)))
+                if not got:
+                    return
+                left -= got
+
+    def turn_away(self, why: str) -> None:
+        """Tell a client that there is no place for it, as far as that goes without waiting, and close.
+
+        One that wants TLS is told nothing: that would take a handshake.
+        """
+        try:
+            self.socket.setblocking(False)
+            if self.server.tls is None:
+                self.socket.send(refusal(503, why))
+                self.socket.shutdown(socket.SHUT_WR)
+                self.socket.recv(1 << 16)
+        finally:
+            self.close()
+
+    def _end_tls(self) -> None:
+        """Tell a TLS client that the end is one (RFC 8446, 6.1), without waiting for its own."""
+        if isinstance(self.socket, ssl.SSLSocket):
+            with contextlib.suppress(OSError, ValueError):
+                self.socket.settimeout(0)
+                self.socket.unwrap()
 
     def close(self) -> None:
         """Close it."""
         self.server.forget(self)
+        self._end_tls()
         super().close()
         self.wfile.limited.close()

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Generic, TypeVar
 
-from lvagent.api.operations import Operations
-from lvagent.api.problems import HttpError, Json
+from lvagent.api.operations import Lane, Operations, Seats
+from lvagent.api.problems import Forbidden, HttpError, Json
 from lvagent.api.protocol import Agent
+from lvagent.api.trail import Trail
 from lvagent.config import Settings
 from lvagent.errors import NotFound, SpecError
+from lvagent.spec.access import Caller, Role
 
 T = TypeVar("T")
 
@@ -137,10 +139,17 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request, checked against its route. ``headers``: names in lower case."""
+    """A request, checked against its route. ``headers``: names in lower case.
+
+    ``agent``: as ``caller`` sees it. ``trail``: what is to be written down of the request.
+    """
 
     agent: Agent
+    caller: Caller
+    trail: Trail
     operations: Operations
+    lane: Lane
+    seats: Seats
     settings: Settings
     path: Mapping[str, str]
     query: Mapping[str, str]
@@ -148,17 +157,29 @@ class Call:
     body: bytes
     instance: str
 
+    def need(self, role: Role, what: str) -> None:
+        """See that the caller has a role that is not limited to some VPCs, for what reaches beyond them.
+
+        :raise Forbidden: he has not.
+        """
+        if not self.caller.role.covers(role) or self.caller.limited:
+            raise Forbidden(f"{what} needs the role {role}, without a limit to VPCs")
+
 
 View = Callable[[Call], Answer]
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One method on one path. ``body``: the name of the request body's schema. ``errors``: statuses of its own."""
+    """One method on one path. ``body``: the name of the request body's schema. ``errors``: statuses of its own.
+
+    ``role``: the least that its caller must have; None: anybody may call it, also without a token.
+    """
 
     method: str
     path: str
     name: str
+    role: Role | None
     summary: str
     view: View
     replies: tuple[Reply, ...]

@@ -11,15 +11,26 @@ from lvagent.api.contract import HTML, JSON, Answer, Call, Header, Name, Query, 
 from lvagent.api.problems import CONTENT_TYPE, KINDS, TITLES, Json
 from lvagent.api.schemas import schemas
 from lvagent.render import render
+from lvagent.spec.access import Role
 
-ALWAYS = (400, 422, 500, 503)
+ALWAYS = (400, 403, 421, 422, 500, 503)
 """The errors that any request may meet."""
+
+SCHEME = "token"
+BEARER: Json = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "lva_<id>_<secret>",
+    "description": "Over TCP, made by lvagent token create. Over the unix socket none is needed: who may open it may "
+    "do everything. x-lvagent-role of an operation is the least role that the token must have.",
+}
 
 REPLY_HEADERS = {
     "Location": "where it is to be found",
     "ETag": "the revision of the VM's spec, for If-Match",
     "Preference-Applied": "respond-async, if the request preferred that",
     "Retry-After": "seconds after which to try again",
+    "WWW-Authenticate": "Bearer",
 }
 
 DESCRIPTION = """\
@@ -27,12 +38,15 @@ VMs in VPCs on this host. A request that changes something is answered when it i
 long; a client that goes away cancels nothing. Errors are RFC 9457 problem documents."""
 
 
-def with_pages(routes: Sequence[Route]) -> tuple[Route, ...]:
-    """The routes, and those of their own description: /openapi.json and /docs."""
+def with_pages(routes: Sequence[Route], *, needs_token: bool = False) -> tuple[Route, ...]:
+    """The routes, and those of their own description: /openapi.json and /docs.
+
+    :param needs_token: whether their callers must show a token.
+    """
 
     @functools.cache
     def described() -> Json:
-        return document(every)
+        return document(every, needs_token=needs_token)
 
     @functools.cache
     def page() -> bytes:
@@ -49,17 +63,20 @@ def with_pages(routes: Sequence[Route]) -> tuple[Route, ...]:
     page_reply = (Reply(200, "A page without scripts.", media=HTML),)
     every = (
         *routes,
-        Route("GET", "/openapi.json", "openapi", "This document.", openapi, own),
-        Route("GET", "/docs", "docs", "This document for people.", docs, page_reply),
+        Route("GET", "/openapi.json", "openapi", Role.READ, "This document.", openapi, own),
+        Route("GET", "/docs", "docs", Role.READ, "This document for people.", docs, page_reply),
     )
     return every
 
 
-def document(routes: Sequence[Route]) -> Json:
-    """The OpenAPI document of these routes."""
+def document(routes: Sequence[Route], *, needs_token: bool) -> Json:
+    """The OpenAPI document of these routes, as it is true at one door.
+
+    :param needs_token: whether their callers must show a token.
+    """
     paths: dict[str, dict[str, Json]] = {}
     for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+        paths.setdefault(route.path, {})[route.method.lower()] = {**_operation(route), **_access(route, needs_token)}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -68,10 +85,18 @@ def document(routes: Sequence[Route]) -> Json:
             "description": DESCRIPTION,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "/", "description": "the unix socket of the agent"}],
+        "servers": [{"url": "/", "description": "this agent"}],
         "paths": paths,
-        "components": {"schemas": schemas()},
+        "components": {"schemas": schemas(), "securitySchemes": {SCHEME: BEARER}},
     }
+
+
+def _access(route: Route, needs_token: bool) -> Json:
+    """Who may call a route."""
+    if route.role is None:
+        return {"security": [], "x-lvagent-role": "none"}
+    token: Json = {SCHEME: []}
+    return {"security": [token] if needs_token else [token, {}], "x-lvagent-role": route.role.value}
 
 
 def _operation(route: Route) -> Json:
@@ -112,7 +137,8 @@ def _header_parameter(header: Header) -> Json:
 
 def _responses(route: Route) -> Json:
     replies = {str(reply.status): _reply(reply) for reply in route.replies}
-    errors = {str(status): _problem(status) for status in sorted({*ALWAYS, *route.errors})}
+    token = () if route.role is None else (401,)
+    errors = {str(status): _problem(status) for status in sorted({*ALWAYS, *token, *route.errors})}
     for status, error in errors.items():
         replies[status] = _either(replies[status], error) if status in replies else error
     return {**replies, "default": _problem(0)}
@@ -144,9 +170,10 @@ def _reply(reply: Reply) -> Json:
 def _problem(status: int) -> Json:
     title = TITLES[{422: "spec", 409: "conflict", 500: "host", **KINDS}[status]] if status else "Any other error"
     described: Json = {"description": f"{title}.", "content": {CONTENT_TYPE: {"schema": _ref("Problem")}}}
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        retry = {"description": REPLY_HEADERS["Retry-After"], "schema": {"type": "string"}}
-        described["headers"] = {"Retry-After": retry}
+    told = {HTTPStatus.SERVICE_UNAVAILABLE: "Retry-After", HTTPStatus.UNAUTHORIZED: "WWW-Authenticate"}
+    if status in told:
+        header = told[HTTPStatus(status)]
+        described["headers"] = {header: {"description": REPLY_HEADERS[header], "schema": {"type": "string"}}}
     return described
 
 

@@ -13,7 +13,8 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -33,6 +34,13 @@ KEPT = 256
 
 QUEUED = 4
 """How many operations may be unfinished, for each that may run."""
+
+
+class Lane(StrEnum):
+    """By which door an operation was asked for. Each has threads and places of its own, so that neither fills both."""
+
+    SOCKET = "socket"
+    TCP = "tcp"
 
 
 class Progress(StrEnum):
@@ -59,9 +67,21 @@ class OperationView:
 
 
 class Operation:
-    """One change of one VM, running or done."""
+    """One change of one VM, running or done. ``vpcs``: those that the VM was in, or will be, when it was asked for."""
 
-    def __init__(self, kind: str, vm: str, work: Work, same: Hashable, phases: Sequence[PhaseTime]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        vm: str,
+        work: Work,
+        *,
+        vpcs: Iterable[str],
+        lane: Lane,
+        same: Hashable,
+        phases: Sequence[PhaseTime],
+    ) -> None:
+        self.vpcs = frozenset(vpcs)
+        self.lane = lane
         self.id = f"op-{secrets.token_hex(8)}"
         self.kind = kind
         self.vm = vm
@@ -74,6 +94,7 @@ class Operation:
         self._error: LvagentError | None = None
         self._started_at = _now()
         self._ended_at: str | None = None
+        self._listeners: list[Listener] = []
 
     @property
     def running(self) -> bool:
@@ -105,7 +126,19 @@ class Operation:
             self._progress, self._result, self._error = progress, result, error
             self._ended_at = _now()
             self.same = None
+            listeners, self._listeners = self._listeners, []
             self._changed.notify_all()
+        view = self.view()
+        for listener in listeners:
+            listener(view)
+
+    def when_ended(self, listener: Listener) -> None:
+        """Have a function called at its end, or now if it has ended. It must not raise."""
+        with self._changed:
+            if self.running:
+                self._listeners.append(listener)
+                return
+        listener(self.view())
 
     def wait(self, seconds: float, seen: int | None = None) -> None:
         """Wait for its end, or, if ``seen`` is given, until it has more than that many phases."""
@@ -132,66 +165,17 @@ class Operation:
             )
 
 
-class Operations:
-    """All operations of an agent.
+Listener = Callable[[OperationView], None]
 
-    :param most: how many run at once; four times as many may be unfinished.
-    :param waiters: how many callers may wait at once; a caller beyond that is told at once how things stand.
+
+class Seats:
+    """Where callers of one door wait, so that there are always threads left to answer with.
+
+    :param most: how many may wait at once; a caller beyond that is told at once how things stand.
     """
 
-    def __init__(self, *, most: int, waiters: int) -> None:
-        self._lock = threading.Lock()
-        self._most = most * QUEUED
-        self._queues: dict[str, collections.deque[Operation]] = {}
-        self._known: dict[str, Operation] = {}
-        self._ended: collections.deque[str] = collections.deque()
-        self._unfinished = 0
-        self._closed = False
-        self._seats = threading.BoundedSemaphore(waiters)
-        self._workers: Workers[Operation] = Workers(self._run, most=most, name="operation")
-
-    def submit(
-        self, kind: str, vm: str, work: Work, *, same: Hashable = None, phases: Sequence[PhaseTime] = ()
-    ) -> Operation:
-        """Have something done to a VM, after all that was asked of it before.
-
-        :param same: if the last unfinished operation of this VM was given an equal value, that one is the answer.
-        :param phases: what was done for it already.
-        :raise Unavailable: there is too much to do already, or the agent is stopping.
-        """
-        with self._lock:
-            queue = self._queues.get(vm)
-            if queue and same is not None and queue[-1].same == same:
-                return queue[-1]
-            self._admit()
-            operation = Operation(kind, vm, work, same, phases)
-            self._known[operation.id] = operation
-            self._unfinished += 1
-            queue = self._queues.setdefault(vm, collections.deque())
-            queue.append(operation)
-            if len(queue) == 1:
-                self._workers.put(operation)
-            return operation
-
-    def _admit(self) -> None:
-        if self._closed:
-            raise Unavailable("the agent", hint="it is stopping; try again when it is back")
-        if self._unfinished >= self._most:
-            raise Unavailable("a worker", hint=f"{self._unfinished} operations are under way; try again soon")
-
-    def _run(self, operation: Operation) -> None:
-        operation.run()
-        with self._lock:
-            self._unfinished -= 1
-            queue = self._queues[operation.vm]
-            queue.popleft()
-            if queue:
-                self._workers.put(queue[0])
-            else:
-                del self._queues[operation.vm]
-            self._ended.append(operation.id)
-            if len(self._ended) > KEPT:
-                del self._known[self._ended.popleft()]
+    def __init__(self, most: int) -> None:
+        self._seats = threading.BoundedSemaphore(most)
 
     def wait(self, operation: Operation, seconds: float, seen: int | None = None) -> None:
         """``operation.wait``, if there is a seat left to wait on."""
@@ -201,10 +185,80 @@ class Operations:
             finally:
                 self._seats.release()
 
-    def busy(self, vm: str) -> bool:
-        """Whether something is being done to this VM."""
+
+class Operations:
+    """All operations of an agent.
+
+    :param most: how many of each lane run at once; four times as many may be unfinished.
+    """
+
+    def __init__(self, *, most: int) -> None:
+        self._lock = threading.Lock()
+        self._most = most * QUEUED
+        self._queues: dict[str, collections.deque[Operation]] = {}
+        self._known: dict[str, Operation] = {}
+        self._ended: collections.deque[str] = collections.deque()
+        self._unfinished: Counter[Lane] = Counter()
+        self._closed = False
+        self._workers = {lane: Workers(self._run, most=most, name=f"operation-{lane}") for lane in Lane}
+
+    def submit(
+        self,
+        kind: str,
+        vm: str,
+        work: Work,
+        *,
+        vpcs: Iterable[str] = (),
+        lane: Lane = Lane.SOCKET,
+        same: Hashable = None,
+        phases: Sequence[PhaseTime] = (),
+    ) -> Operation:
+        """Have something done to a VM, after all that was asked of it before.
+
+        :param vpcs: the VPCs of the VM; who may not see them all does not see the operation.
+        :param lane: whose threads and places it takes.
+        :param same: if the last unfinished operation of this VM was given an equal value, that one is the answer.
+        :param phases: what was done for it already.
+        :raise Unavailable: there is too much to do already, or the agent is stopping.
+        """
         with self._lock:
-            return vm in self._queues
+            queue = self._queues.get(vm)
+            if queue and same is not None and queue[-1].same == same:
+                return queue[-1]
+            self._admit(lane)
+            operation = Operation(kind, vm, work, vpcs=vpcs, lane=lane, same=same, phases=phases)
+            self._known[operation.id] = operation
+            self._unfinished[lane] += 1
+            queue = self._queues.setdefault(vm, collections.deque())
+            queue.append(operation)
+            if len(queue) == 1:
+                self._workers[lane].put(operation)
+            return operation
+
+    def _admit(self, lane: Lane) -> None:
+        if self._closed:
+            raise Unavailable("the agent", hint="it is stopping; try again when it is back")
+        if self._unfinished[lane] >= self._most:
+            raise Unavailable("a worker", hint=f"{self._most} operations are under way; try again soon")
+
+    def _run(self, operation: Operation) -> None:
+        operation.run()
+        with self._lock:
+            self._unfinished[operation.lane] -= 1
+            queue = self._queues[operation.vm]
+            queue.popleft()
+            if queue:
+                self._workers[queue[0].lane].put(queue[0])
+            else:
+                del self._queues[operation.vm]
+            self._ended.append(operation.id)
+            if len(self._ended) > KEPT:
+                del self._known[self._ended.popleft()]
+
+    def queued(self, vm: str) -> tuple[Operation, ...]:
+        """What is being done to this VM, and what will be after it."""
+        with self._lock:
+            return tuple(self._queues.get(vm, ()))
 
     def get(self, ident: str) -> Operation:
         """One operation.
@@ -232,7 +286,8 @@ class Operations:
         deadline = time.monotonic() + timeout
         for operation in self.all():
             operation.wait(max(0.0, deadline - time.monotonic()))
-        return self._workers.stop(max(0.0, deadline - time.monotonic()))
+        stopped = [workers.stop(max(0.0, deadline - time.monotonic())) for workers in self._workers.values()]
+        return all(stopped)
 
 
 def _now() -> str:

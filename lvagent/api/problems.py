@@ -2,6 +2,8 @@
 
     LvagentError  (errors.py)
      +- HttpError         what HTTP itself has to refuse: a method, a media type, a precondition
+     |   +- Unauthenticated  401  who asks over TCP showed no token that holds; never why
+     |   +- Forbidden        403  the caller may not do it, whether what he names is there or not
      +- Unexpected   500  a defect; the log has the traceback under the id that the caller gets
 
 ``type`` is ``urn:lvagent:error:<kind>`` and stable; ``detail`` is for people and may change.
@@ -30,6 +32,10 @@ TITLES: Mapping[str, str] = {
     "command": "A command on the host failed",
     "unavailable": "Not available at the moment",
     "internal": "A defect in the agent",
+    "monitor": "qemu refused the command",
+    "unauthenticated": "A token is needed",
+    "forbidden": "This is not allowed",
+    "misdirected": "This is not the host that was asked for",
     "malformed": "This is not a proper HTTP request",
     "method": "This path does not know that method",
     "precondition": "The precondition does not hold",
@@ -42,6 +48,8 @@ TITLES: Mapping[str, str] = {
 
 KINDS: Mapping[int, str] = {
     400: "malformed",
+    401: "unauthenticated",
+    403: "forbidden",
     404: "not-found",
     405: "method",
     408: "timeout",
@@ -49,6 +57,7 @@ KINDS: Mapping[int, str] = {
     413: "too-large",
     414: "too-large",
     415: "media-type",
+    421: "misdirected",
     431: "too-large",
     501: "unsupported",
     503: "unavailable",
@@ -64,6 +73,22 @@ class HttpError(LvagentError):
         super().__init__(message, hint=hint)
         self.status = status
         self.kind = KINDS.get(status, "malformed" if status < 500 else "internal")
+
+
+class Unauthenticated(HttpError):
+    """There is one text for all: no token, one that nobody knows, an expired or a revoked one."""
+
+    def __init__(self) -> None:
+        hint = "send Authorization: Bearer lva_...; lvagent token create makes one"
+        super().__init__(401, "a bearer token that holds is needed", hint=hint)
+
+
+class Forbidden(HttpError):
+    """The caller may not do it. ``path``: where in the body that is said which he may not."""
+
+    def __init__(self, message: str, *, path: str = "", hint: str = "") -> None:
+        super().__init__(403, message, hint=hint)
+        self.path = path
 
 
 class Unexpected(LvagentError):
@@ -89,6 +114,7 @@ def problem(error: LvagentError, instance: str = "") -> Json:
         "hint": error.hint,
         "phase": error.phase,
         "other": getattr(error, "other", ""),
+        "qemu_class": getattr(error, "qemu_class", ""),
         "error_id": getattr(error, "ident", "") if isinstance(error, Unexpected) else "",
     }
     return {name: value for name, value in told.items() if value != ""}
@@ -96,4 +122,10 @@ def problem(error: LvagentError, instance: str = "") -> Json:
 
 def headers(error: LvagentError) -> dict[str, str]:
     """The header fields that go with an error."""
-    return {"Retry-After": str(RETRY_SECONDS)} if error.status == 503 else {}
+    match error.status:
+        case 401:
+            return {"WWW-Authenticate": "Bearer"}
+        case 503:
+            return {"Retry-After": str(RETRY_SECONDS)}
+        case _:
+            return {}

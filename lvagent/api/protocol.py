@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.status import Action, ImageView, PhaseTime, Plan, PutResult, Readiness, SubnetView, VmStatus, VpcView
 from lvagent.spec.vm import VmConfig
 
@@ -14,10 +15,13 @@ Watch = Callable[[PhaseTime], None]
 class Agent(Protocol):
     """The agent as HTTP sees it: any method may raise an ``LvagentError``; many threads call at once."""
 
-    def put(self, spec: VmConfig, *, create_only: bool = False, watch: Watch | None = None) -> PutResult:
+    def put(
+        self, spec: VmConfig, *, create_only: bool = False, confined: bool = False, watch: Watch | None = None
+    ) -> PutResult:
         """Create the VM, or change it to this spec; all or nothing.
 
         :param create_only: a VM of this id with another spec is a Conflict.
+        :param confined: so is a volume that is there already, unless the VM has it.
         :param watch: called once for each phase when it has ended.
         """
 
@@ -42,6 +46,12 @@ class Agent(Protocol):
     def console_log(self, vm: str, tail: int) -> bytes:
         """The last ``tail`` bytes of what the guest wrote to its serial console."""
 
+    def qmp(self, vm: str, command: Qmp) -> object:
+        """What qemu returned to a QMP command."""
+
+    def hmp(self, vm: str, command: Hmp) -> str:
+        """What qemu answered to an HMP command."""
+
     def vpcs(self) -> Sequence[VpcView]:
         """All VPCs, by name."""
 
@@ -54,7 +64,7 @@ class Agent(Protocol):
     def subnet(self, name: str) -> SubnetView:
         """One subnet."""
 
-    def plan(self, spec: VmConfig) -> Plan:
+    def plan(self, spec: VmConfig, *, confined: bool = False) -> Plan:
         """What ``put`` would do; touches nothing."""
 
     def images(self) -> Sequence[ImageView]:

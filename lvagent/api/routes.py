@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from lvagent.api import views
+from lvagent.api import monitor, views
 from lvagent.api.contract import TEXT, XML, Header, Name, Reply, Route, View
+from lvagent.spec.access import Role
 from lvagent.spec.status import Action
 
 VM = Name("id", "vm", r"i-[0-9]{10}", "i-0000000001")
@@ -26,7 +27,7 @@ THERE = Reply(200, "It was changed to this spec, or had it already.", "PutResult
 
 def _read(path: str, name: str, summary: str, view: View, schema: str, *names: Name) -> Route:
     reply = Reply(200, summary, schema, headers=("ETag",) if schema == "Vm" else ())
-    return Route("GET", path, name, summary, view, (reply,), (404,) if names else (), names)
+    return Route("GET", path, name, Role.READ, summary, view, (reply,), (404,) if names else (), names)
 
 
 ROUTES: tuple[Route, ...] = (
@@ -35,6 +36,7 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/v1/vms",
         "createVm",
+        Role.ADMIN,
         "Make a VM and start it; the id is in the body. The same spec again: nothing happens.",
         views.create_vm,
         (CREATED, THERE, LATER),
@@ -47,6 +49,7 @@ ROUTES: tuple[Route, ...] = (
         "PUT",
         "/v1/vms/{id}",
         "putVm",
+        Role.ADMIN,
         "Make a VM, or change it to this spec; all or nothing. The same spec again: nothing happens.",
         views.put_vm,
         (CREATED, THERE, LATER),
@@ -59,6 +62,7 @@ ROUTES: tuple[Route, ...] = (
         "DELETE",
         "/v1/vms/{id}",
         "deleteVm",
+        Role.ADMIN,
         "Stop a VM, and remove it with all that no other VM needs.",
         views.delete_vm,
         (Reply(204, "It is gone."), LATER),
@@ -71,6 +75,7 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/v1/vms/{id}/{action}",
         "actOnVm",
+        Role.OPERATE,
         "Start, shut down (ACPI), stop (hard), reboot, reset, pause or resume a VM.",
         views.act,
         (Reply(200, "It was done; shutdown and reboot have been asked of the guest.", "Vm", headers=("ETag",)), LATER),
@@ -82,6 +87,7 @@ ROUTES: tuple[Route, ...] = (
         "GET",
         "/v1/vms/{id}/domain.xml",
         "showDomain",
+        Role.OPERATE,
         "The domain XML as libvirt has it.",
         views.domain_xml,
         (Reply(200, "The XML, without secrets.", media=XML),),
@@ -92,12 +98,37 @@ ROUTES: tuple[Route, ...] = (
         "GET",
         "/v1/vms/{id}/console",
         "showConsole",
+        Role.OPERATE,
         "What the guest wrote to its serial console.",
         views.console,
         (Reply(200, "The end of the log, as the guest wrote it: with control characters.", media=TEXT),),
         (404,),
         names=(VM,),
         query=(views.TAIL,),
+    ),
+    Route(
+        "POST",
+        "/v1/vms/{id}/qmp",
+        "askQmp",
+        Role.OPERATE,
+        "Send a QMP command to a VM's qemu. Those that only look need the role operate, all others admin.",
+        monitor.qmp,
+        (Reply(200, "What qemu returned. libvirt now calls the domain tainted.", "QmpReturn"),),
+        (404, 409, 413, 415),
+        names=(VM,),
+        body="QmpCommand",
+    ),
+    Route(
+        "POST",
+        "/v1/vms/{id}/hmp",
+        "askHmp",
+        Role.OPERATE,
+        "Send an HMP command to a VM's qemu. Those that only look need the role operate, all others admin.",
+        monitor.hmp,
+        (Reply(200, "What qemu answered. libvirt now calls the domain tainted.", "HmpOutput"),),
+        (404, 409, 413, 415),
+        names=(VM,),
+        body="HmpCommand",
     ),
     _read("/v1/vpcs", "listVpcs", "All VPCs, by name.", views.list_vpcs, "VpcList"),
     _read("/v1/vpcs/{name}", "showVpc", "One VPC, with its subnets.", views.show_vpc, "Vpc", VPC),
@@ -108,6 +139,7 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/v1/plan",
         "plan",
+        Role.ADMIN,
         "What PUT would do with this spec, as texts; touches nothing.",
         views.plan,
         (Reply(200, "The plan.", "Plan"),),
@@ -119,6 +151,7 @@ ROUTES: tuple[Route, ...] = (
         "GET",
         "/v1/operations/{id}",
         "showOperation",
+        Role.READ,
         "How an operation stands.",
         views.show_operation,
         (Reply(200, "The operation; when it failed, with the problem.", "Operation"),),
@@ -126,11 +159,20 @@ ROUTES: tuple[Route, ...] = (
         names=(OPERATION,),
         query=(views.WAIT, views.SEEN),
     ),
-    _read("/healthz", "health", "Whether the agent answers at all.", views.healthz, "Health"),
+    Route(
+        "GET",
+        "/healthz",
+        "health",
+        None,
+        "Whether the agent answers at all; it tells nothing else, and anybody may ask.",
+        views.healthz,
+        (Reply(200, "It does.", "Health"),),
+    ),
     Route(
         "GET",
         "/readyz",
         "readiness",
+        Role.READ,
         "Whether the agent can serve.",
         views.readyz,
         (

@@ -8,6 +8,7 @@ from typing import cast
 
 from lvagent.api.operations import Progress
 from lvagent.api.problems import TITLES, URN, Json
+from lvagent.spec.monitor import MAX_COMMAND, MAX_NAME
 from lvagent.spec.parse import vm_schema
 from lvagent.spec.status import Action, Outcome, State
 
@@ -189,10 +190,37 @@ PROBLEM = _object(
         "hint": _text("what to do about it"),
         "phase": _text("the phase in which it went wrong"),
         "other": _text("what it is in conflict with", "i-0000000002"),
+        "qemu_class": _text("of an error that qemu told: its class in QMP", "CommandNotFound"),
         "error_id": _text("under which the log tells more about a defect"),
     },
-    optional=("instance", "path", "hint", "phase", "other", "error_id"),
+    optional=("instance", "path", "hint", "phase", "other", "qemu_class", "error_id"),
 )
+
+_TAINT = _enum(["custom-monitor"], "how libvirt marks the domain from now on: it no longer vouches for it")
+
+QMP_COMMAND = _object(
+    "A QMP command.",
+    {
+        "execute": {"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": "^[!-~]+$"}
+        | {"description": "its name", "examples": ["query-status"]},
+        "arguments": {"type": ["object", "null"], "description": "its arguments"},
+    },
+    optional=("arguments",),
+)
+
+HMP_COMMAND = _object(
+    "An HMP command.",
+    {
+        "command": {"type": "string", "minLength": 1, "maxLength": MAX_COMMAND, "pattern": "^[ -~]*[!-~][ -~]*$"}
+        | {"description": "one line", "examples": ["info status"]},
+    },
+)
+
+QMP_RETURN = _object(
+    "What qemu returned.", {"return": {"description": "any JSON; {} if there is nothing to tell"}, "taint": _TAINT}
+)
+
+HMP_OUTPUT = _object("What qemu answered.", {"output": _text("its text, as it is"), "taint": _TAINT})
 
 READINESS = _object(
     "Whether the agent can serve.",
@@ -228,6 +256,10 @@ def schemas() -> dict[str, Json]:
         "OperationList": _items("Operation"),
         "Problem": PROBLEM,
         "Readiness": READINESS,
+        "QmpCommand": QMP_COMMAND,
+        "QmpReturn": QMP_RETURN,
+        "HmpCommand": HMP_COMMAND,
+        "HmpOutput": HMP_OUTPUT,
         "Health": _object("The agent answers.", {"status": _enum(["ok"], "ok")}),
         "OpenApi": {"type": "object", "description": "An OpenAPI 3.1 document."},
     }

@@ -8,10 +8,11 @@ from http import HTTPStatus
 
 from lvagent.api import dump
 from lvagent.api.contract import TEXT, XML, Answer, Call, answer, choice, nothing, number, whole
+from lvagent.api.limited import check_networks, scope_of, sees_operation, veiled
 from lvagent.api.operations import Operation, Progress, Result
 from lvagent.api.problems import RETRY_SECONDS, HttpError
 from lvagent.api.protocol import Watch
-from lvagent.errors import NotFound, SpecError
+from lvagent.errors import NotFound, SpecError, Unavailable
 from lvagent.spec.json import load
 from lvagent.spec.parse import parse_vm
 from lvagent.spec.status import Action, Outcome, PhaseTime, PutResult, VmStatus
@@ -33,7 +34,7 @@ SEEN = whole("seen", None, 0, 1000, "do not wait longer than until there are mor
 def put_vm(call: Call) -> Answer:
     """PUT /v1/vms/{id}"""
     begin = time.perf_counter()
-    spec = _spec(call)
+    spec = spec_of(call)
     if spec.id != call.path["id"]:
         raise SpecError("id", f"the path says {call.path['id']}, the body {spec.id}", "they must be the same")
     return _put(call, spec, begin, create_only=False)
@@ -42,12 +43,20 @@ def put_vm(call: Call) -> Answer:
 def create_vm(call: Call) -> Answer:
     """POST /v1/vms"""
     begin = time.perf_counter()
-    return _put(call, _spec(call), begin, create_only=True)
+    return _put(call, spec_of(call), begin, create_only=True)
 
 
-def _spec(call: Call) -> VmConfig:
+def spec_of(call: Call) -> VmConfig:
+    """The spec in the body, if it stays where the caller may go.
+
+    :raise SpecError: it is none.
+    :raise Forbidden: it leads out of the caller's VPCs.
+    """
     document = load(call.body, max_bytes=call.settings.api.max_body)
-    return parse_vm(document, user_data_max=call.settings.metadata.user_data_max)
+    spec = parse_vm(document, user_data_max=call.settings.metadata.user_data_max)
+    call.trail.subject = spec.id
+    check_networks(call.caller, spec)
+    return spec
 
 
 def _put(call: Call, spec: VmConfig, begin: float, *, create_only: bool) -> Answer:
@@ -56,8 +65,10 @@ def _put(call: Call, spec: VmConfig, begin: float, *, create_only: bool) -> Answ
         return call.agent.put(spec, create_only=create_only, watch=watch)
 
     parsed = PhaseTime("parse", round((time.perf_counter() - begin) * 1000, 2))
-    same = (spec, call.headers.get("if-match"), call.headers.get("if-none-match"))
-    return _settle(call, call.operations.submit("put", spec.id, work, same=same, phases=[parsed]))
+    same = (spec, call.headers.get("if-match"), call.headers.get("if-none-match"), call.caller.vpcs)
+    vpcs = {*spec.vpcs, *_vpcs(call, spec.id)}
+    operation = call.operations.submit("put", spec.id, work, vpcs=vpcs, lane=call.lane, same=same, phases=[parsed])
+    return _settle(call, operation)
 
 
 def delete_vm(call: Call) -> Answer:
@@ -71,7 +82,7 @@ def delete_vm(call: Call) -> Answer:
         return None
 
     _check_there(call, vm)
-    return _settle(call, call.operations.submit("delete", vm, work))
+    return _settle(call, call.operations.submit("delete", vm, work, vpcs=_vpcs(call, vm), lane=call.lane))
 
 
 def act(call: Call) -> Answer:
@@ -84,12 +95,21 @@ def act(call: Call) -> Answer:
         _check_preconditions(call, vm)
         return call.agent.power(vm, action)
 
-    return _settle(call, call.operations.submit(action.value, vm, work))
+    return _settle(call, call.operations.submit(action.value, vm, work, vpcs=_vpcs(call, vm), lane=call.lane))
+
+
+def _vpcs(call: Call, vm: str) -> frozenset[str]:
+    """The VPCs that a VM is in, as far as the caller sees it, or will be when what is under way is done."""
+    coming = [one.vpcs for one in call.operations.queued(vm) if sees_operation(call.caller, one)]
+    try:
+        return scope_of(call.agent.vm(vm)).union(*coming)
+    except (NotFound, Unavailable):
+        return frozenset().union(*coming)
 
 
 def _check_there(call: Call, vm: str) -> None:
     """Say at once that a VM is not there, unless one is about to be."""
-    if not call.operations.busy(vm):
+    if not any(sees_operation(call.caller, one) for one in call.operations.queued(vm)):
         call.agent.vm(vm)
 
 
@@ -124,9 +144,11 @@ def _tag(status: VmStatus) -> str:
 
 def _settle(call: Call, operation: Operation) -> Answer:
     """Wait as long as the client and the settings want; then the result, or where to ask for it."""
-    call.operations.wait(operation, _patience(call))
+    call.trail.operation = operation.id
+    call.seats.wait(operation, _patience(call))
     found = operation.view()
     if found.status is Progress.RUNNING:
+        call.trail.unfinished = operation
         applied = (
             {"Preference_Applied": "respond-async"} if "respond-async" in call.headers.get("prefer", "").lower() else {}
         )
@@ -208,19 +230,23 @@ def list_images(call: Call) -> Answer:
 
 def plan(call: Call) -> Answer:
     """POST /v1/plan"""
-    return answer(200, dump.plan(call.agent.plan(_spec(call))))
+    return answer(200, dump.plan(call.agent.plan(spec_of(call))))
 
 
 def list_operations(call: Call) -> Answer:
     """GET /v1/operations"""
-    return answer(200, dump.items([dump.operation(one.view()) for one in call.operations.all()]))
+    his = [one for one in call.operations.all() if sees_operation(call.caller, one)]
+    return answer(200, dump.items([dump.operation(veiled(call.agent, one.view())) for one in his]))
 
 
 def show_operation(call: Call) -> Answer:
     """GET /v1/operations/{id}"""
     operation = call.operations.get(call.path["id"])
-    call.operations.wait(operation, WAIT.of(call.query), SEEN.of(call.query))
-    return answer(200, dump.operation(operation.view()))
+    if sees_operation(call.caller, operation):
+        call.seats.wait(operation, WAIT.of(call.query), SEEN.of(call.query))
+    if not sees_operation(call.caller, operation):
+        raise NotFound("operation", operation.id)
+    return answer(200, dump.operation(veiled(call.agent, operation.view())))
 
 
 def healthz(_call: Call) -> Answer:

@@ -28,6 +28,7 @@ def path_of(ident: str) -> str:
 @pass_session
 def console(session: Session, ident: str, force: bool) -> None:
     """Open a VM's serial console (virsh console; leave it with ^])."""
+    session.need_local()
     session.client().get(path_of(ident))
     more = ["--force"] if force else []
     session.execute(["virsh", "-c", session.settings().libvirt.uri, "console", ident, *more])
@@ -66,6 +67,7 @@ def ssh(session: Session, ident: str, command: tuple[str, ...], user: str, ident
     Nobody outside of the VPC can reach it, so this enters the VPC's namespace; that takes root. A guest's host key is
     kept from its first use until the VM is deleted here or the host reboots.
     """
+    session.need_local()
     vpc, address = _first_address(session.client().get(path_of(ident)))
     if not session.root:
         raise Failure("only root may enter a VPC", hint=f"sudo lvagent vm ssh {ident}")
@@ -101,7 +103,7 @@ def _known_hosts(session: Session, ident: str) -> Path:
 
 def forget_host_key(session: Session, ident: str) -> None:
     """Forget what a guest's host key was, if it may be forgotten by who asks."""
-    if session.root and "/" not in ident:
+    if session.root and not session.url and "/" not in ident:
         with contextlib.suppress(OSError):
             known = Path(session.settings().paths.run) / "known_hosts" / ident
             known.unlink()

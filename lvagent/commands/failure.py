@@ -13,8 +13,9 @@ FAILED = 1
 NOT_FOUND = 3
 CONFLICT = 4
 UNREACHABLE = 5
+DENIED = 6
 
-CODES: Mapping[int, int] = {404: NOT_FOUND, 409: CONFLICT, 412: CONFLICT}
+CODES: Mapping[int, int] = {401: DENIED, 403: DENIED, 404: NOT_FOUND, 409: CONFLICT, 412: CONFLICT}
 
 
 class Failure(click.ClickException):

@@ -30,9 +30,16 @@ def _execute(argv: Sequence[str]) -> NoReturn:
 
 @dataclass
 class Session:
-    """One run of the command line. ``execute`` becomes another program; ``transport`` None: the agent's socket."""
+    """One run of the command line. ``execute`` becomes another program; ``transport`` None: the agent's socket.
+
+    ``url``: of an agent to be reached over TCP, with ``token_file``, ``cacert`` and ``cert``; empty: over the socket.
+    """
 
     socket: str | None = None
+    url: str = ""
+    token_file: str = ""
+    cacert: str = ""
+    cert: str = ""
     config: Path | None = None
     output: str = "table"
     transport: Transport | None = None
@@ -57,7 +64,23 @@ class Session:
         """The agent."""
         from lvagent.commands.client import Client, over_socket
 
+        if self.transport is None and self.url:
+            return Client(self._remote())
         return Client(self.transport or over_socket(self.socket or self.settings().api_socket))
+
+    def _remote(self) -> Transport:
+        from lvagent.commands.remote import Remote, over_tcp, token_of
+
+        token = token_of(self.token_file, os.environ.get("LVAGENT_TOKEN", ""))
+        return over_tcp(Remote(self.url, token, self.cacert, self.cert))
+
+    def need_local(self) -> None:
+        """See that the agent is the one of this host, for what is done here and not by it.
+
+        :raise Failure: it is reached by a URL.
+        """
+        if self.url:
+            raise Failure("this works on the VM's own host only", hint="leave out --url (and LVAGENT_URL) there")
 
 
 pass_session = click.make_pass_decorator(Session, ensure=True)

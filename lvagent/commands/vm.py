@@ -7,7 +7,7 @@ from typing import IO
 
 import click
 
-from lvagent.commands import access
+from lvagent.commands import access, monitor
 from lvagent.commands.failure import Failure
 from lvagent.commands.session import Session, output_option, pass_session
 from lvagent.commands.tables import Json, objects, plain, print_facts, print_json, print_table, texts
@@ -219,3 +219,5 @@ for _name, _about in ACTIONS.items():
 group.add_command(access.console)
 group.add_command(access.ssh)
 group.add_command(access.log)
+group.add_command(monitor.qmp)
+group.add_command(monitor.hmp)

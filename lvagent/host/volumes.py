@@ -75,6 +75,19 @@ class VolumeStore:
                 seen[identity] = index
         return tuple(missing)
 
+    def there(self, path: str, at: str) -> bool:
+        """Whether anything has the name of a volume; it is not looked into.
+
+        :param at: the JSON path for errors.
+        :raise SpecError: it is no path of a volume.
+        """
+        with self._parent(path, at) as (parent, name):
+            try:
+                os.stat(name, dir_fd=parent, follow_symlinks=False)
+            except FileNotFoundError:
+                return False
+            return True
+
     def make(self, vm: str, volume: Volume) -> None:
         """Make a volume that does not exist.
 

@@ -35,6 +35,7 @@ from lvagent.plan.resources import (
 from lvagent.plan.wanted import Policy
 from lvagent.render.domain import DomainOptions
 from lvagent.render.element import find_element
+from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.status import ImageView, State
 from lvagent.spec.vm import Volume
 
@@ -189,12 +190,34 @@ def _canonical(xml: str) -> bytes:
     return etree.tostring(tree, method="c14n")
 
 
+class FakeMonitors:
+    """The monitors of the domains that run."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.closed = False
+
+    def qmp(self, vm: str, command: Qmp) -> object:
+        self.asked.append((vm, command.execute))
+        return {"status": "running"}
+
+    def hmp(self, vm: str, command: Hmp) -> str:
+        self.asked.append((vm, command.command))
+        return "VM status: running\r\n"
+
+    def close(self) -> None:
+        self.closed = True
+
+
 class FakeVolumes:
     """The volume folders: a set of paths."""
 
     def __init__(self, breaker: Breaker) -> None:
         self._breaker = breaker
         self.paths: set[str] = set()
+
+    def there(self, path: str, at: str) -> bool:
+        return path in self.paths
 
     def check(self, volumes: Sequence[Volume]) -> tuple[str, ...]:
         return tuple(volume.path for volume in volumes if volume.path not in self.paths)
@@ -337,6 +360,7 @@ class FakeHost:
     def __init__(self, locks: Path) -> None:
         self.breaker = Breaker()
         self.domains = FakeDomains(self.breaker)
+        self.monitors = FakeMonitors()
         self.volumes = FakeVolumes(self.breaker)
         self.wires = FakeWires(self.breaker)
         self.dhcp = FakeDhcp(self.breaker)
@@ -348,7 +372,7 @@ class FakeHost:
         index = Index()
         networks = Networks(index, self.wires, self.dhcp, self.metadata, POLICY, self._locks)
         options = DomainOptions(accel="qemu", emulator="/usr/bin/qemu-system-x86_64")
-        made = Agent(Parts(index, self.domains, self.volumes, networks, options, boot_id))
+        made = Agent(Parts(index, self.domains, self.monitors, self.volumes, networks, options, boot_id))
         self.domains.hook = lambda vm, xml: made.plugger.start(vm, xml, lambda: True)
         if sweep:
             assert made.sweep()

@@ -10,6 +10,7 @@ import pytest
 
 from lvagent.agent.core import Agent
 from lvagent.errors import Conflict, HostError, LvagentError, NotFound
+from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.parse import parse_vm
 from lvagent.spec.status import Action, Outcome, State
 from lvagent.spec.vm import VmConfig
@@ -271,3 +272,45 @@ def test_a_plan_touches_nothing(host: FakeHost) -> None:
     assert plan.outcome is Outcome.CREATED
     assert "make namespace vpc-aaaaaaaaaa" in plan.steps
     assert "t0000000001-0" in plan.xml
+
+
+# who is limited to some VPCs
+
+
+def test_confined_a_vm_takes_no_volume_that_is_there(host: FakeHost) -> None:
+    host.volumes.paths = {"/var/lib/lvagent/volumes/1.qcow2"}
+    agent = host.agent()
+    before = host.state()
+    for call in (agent.put, agent.plan):
+        with pytest.raises(Conflict) as refused:
+            call(full(1), confined=True)  # type: ignore[operator]
+        assert (refused.value.path, refused.value.other) == ("volumes[0].path", "")
+    assert host.state() == before
+    assert agent.put(full(1)).outcome is Outcome.CREATED
+
+
+def test_confined_a_vm_keeps_its_own_volumes(host: FakeHost) -> None:
+    agent = host.agent()
+    assert agent.put(full(1), confined=True).outcome is Outcome.CREATED
+    assert agent.put(full(1), confined=True).outcome is Outcome.UNCHANGED
+    assert agent.put(full(1, cpus=2), confined=True).outcome is Outcome.CHANGED
+    assert agent.put(spec(1), confined=True).outcome is Outcome.CHANGED
+    assert agent.put(full(1), confined=True).outcome is Outcome.CHANGED  # its guest still runs with that volume
+
+
+# qemu's monitors
+
+
+def test_a_monitor_is_asked_of_a_vm_that_runs(host: FakeHost) -> None:
+    agent = host.agent()
+    agent.put(spec(1))
+    assert agent.qmp("i-0000000001", Qmp("query-status")) == {"status": "running"}
+    assert agent.hmp("i-0000000001", Hmp("info status")) == "VM status: running\r\n"
+    agent.power("i-0000000001", Action.STOP)
+    with pytest.raises(Conflict, match="does not run"):
+        agent.qmp("i-0000000001", Qmp("query-status"))
+    with pytest.raises(NotFound):
+        agent.hmp("i-0000000002", Hmp("info status"))
+    assert host.monitors.asked == [("i-0000000001", "query-status"), ("i-0000000001", "info status")]
+    agent.close()
+    assert host.monitors.closed

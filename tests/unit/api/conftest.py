@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from flask import Flask
@@ -8,6 +9,7 @@ from flask.testing import FlaskClient
 
 from lvagent.api.app import create_app, operations_of
 from lvagent.config import Api, Settings
+from tests.unit.api.doors import TcpDoor
 from tests.unit.api.fake_agent import FakeAgent
 
 
@@ -32,3 +34,10 @@ def app(agent: FakeAgent, settings: Settings) -> Iterator[Flask]:
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
     return app.test_client()
+
+
+@pytest.fixture
+def tcp(agent: FakeAgent, settings: Settings, tmp_path: Path) -> Iterator[TcpDoor]:
+    door = TcpDoor(tmp_path, settings, agent)
+    yield door
+    door.close()

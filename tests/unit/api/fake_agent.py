@@ -8,8 +8,9 @@ import time
 from collections.abc import Sequence
 
 from lvagent.api.protocol import Agent, Watch
-from lvagent.errors import Conflict, NotFound
+from lvagent.errors import Conflict, MonitorError, NotFound
 from lvagent.spec import names
+from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.status import (
     Action,
     ImageView,
@@ -76,6 +77,7 @@ class FakeAgent:
         self.calls: list[tuple[str, str]] = []
         self.ready = True
         self.console = b"login: "
+        self.files: set[str] = set()
 
     def _enter(self, what: str, vm: str) -> None:
         with self._lock:
@@ -90,10 +92,14 @@ class FakeAgent:
             if watch is not None:
                 watch(phase)
 
-    def put(self, spec: VmConfig, *, create_only: bool = False, watch: Watch | None = None) -> PutResult:
+    def put(
+        self, spec: VmConfig, *, create_only: bool = False, confined: bool = False, watch: Watch | None = None
+    ) -> PutResult:
         self._enter("put", spec.id)
         with self._lock:
             old = self._vms.get(spec.id)
+            if confined:
+                self._confine(spec, old)
             self._check_addresses(spec)
             if old is not None and old.spec == spec:
                 return PutResult(Outcome.UNCHANGED, old)
@@ -103,8 +109,15 @@ class FakeAgent:
             status = _status(spec, 1 if old is None else old.revision + 1)
             drift = ("memory_mb",) if old is not None and old.spec.memory_mb != spec.memory_mb else ()
             self._vms[spec.id] = dataclasses.replace(status, drift=drift)
+            self.files |= {volume.path for volume in spec.volumes}
             outcome = Outcome.CREATED if old is None else Outcome.CHANGED
             return PutResult(outcome, self._vms[spec.id], drift)
+
+    def _confine(self, spec: VmConfig, old: VmStatus | None) -> None:
+        own = set() if old is None else {volume.path for volume in old.spec.volumes}
+        for volume in spec.volumes:
+            if volume.path in self.files and volume.path not in own:
+                raise Conflict(f"{volume.path} is there already", path="volumes[0].path")
 
     def _check_addresses(self, spec: VmConfig) -> None:
         for other in self._vms.values():
@@ -150,6 +163,24 @@ class FakeAgent:
         self.vm(vm)
         return self.console[-tail:]
 
+    def _running(self, vm: str) -> VmStatus:
+        status = self.vm(vm)
+        if status.state is State.STOPPED:
+            raise Conflict(f"{vm} does not run: it has no monitor", other=vm, hint="start it")
+        return status
+
+    def qmp(self, vm: str, command: Qmp) -> object:
+        status = self._running(vm)
+        if command.execute == "query-status":
+            return {"status": status.state.value, "running": status.state is State.RUNNING}
+        if command.execute == "human-monitor-command":
+            return self.hmp(vm, Hmp(str((command.arguments or {}).get("command-line"))))
+        raise MonitorError("CommandNotFound", f"The command {command.execute} has not been found")
+
+    def hmp(self, vm: str, command: Hmp) -> str:
+        status = self._running(vm)
+        return f"VM status: {status.state}\r\n" if command.command == "info status" else "unknown command\r\n"
+
     def vpcs(self) -> Sequence[VpcView]:
         subnets = self.subnets()
         return tuple(
@@ -191,7 +222,9 @@ class FakeAgent:
                 return view
         raise NotFound("subnet", name)
 
-    def plan(self, spec: VmConfig) -> Plan:
+    def plan(self, spec: VmConfig, *, confined: bool = False) -> Plan:
+        if confined:
+            self._confine(spec, self._vms.get(spec.id))
         texts = tuple((vpc, f"# of {vpc}\n") for vpc in spec.vpcs)
         outcome = Outcome.CREATED if spec.id not in self._vms else Outcome.UNCHANGED
         return Plan(outcome, f"<domain><name>{spec.id}</name></domain>", texts, texts, ("make netns", "start"))

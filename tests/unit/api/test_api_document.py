@@ -100,6 +100,8 @@ def walk(client: FlaskClient) -> list[tuple[str, str, TestResponse]]:
         ("GET", "/v1/vms/{id}", client.get(vm1)),
         ("GET", "/v1/vms/{id}/domain.xml", client.get(f"{vm1}/domain.xml")),
         ("GET", "/v1/vms/{id}/console", client.get(f"{vm1}/console?tail=100")),
+        ("POST", "/v1/vms/{id}/qmp", client.post(f"{vm1}/qmp", json={"execute": "query-status"})),
+        ("POST", "/v1/vms/{id}/hmp", client.post(f"{vm1}/hmp", json={"command": "info status"})),
         ("GET", "/v1/vpcs/{name}", client.get("/v1/vpcs/vpc-aaaaaaaaaa")),
         ("GET", "/v1/subnets/{name}", client.get("/v1/subnets/subnet-aaaaaaaaaa")),
         ("POST", "/v1/plan", client.post("/v1/plan", json=full(9))),

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 
 import pytest
 from flask import Flask
@@ -17,7 +18,9 @@ from lvagent.api.operations import KEPT, Operations, Progress
 from lvagent.api.protocol import Watch
 from lvagent.config import Api, Settings
 from lvagent.errors import HostError, NotFound, Unavailable
+from lvagent.spec.access import Role
 from lvagent.spec.status import PhaseTime
+from tests.unit.api.doors import TcpDoor
 from tests.unit.api.fake_agent import FakeAgent
 from tests.unit.api.specs import vm
 
@@ -185,11 +188,27 @@ def test_waiting_for_the_next_phase(client: FlaskClient, agent: FakeAgent, app: 
     assert [phase["phase"] for phase in found["phases"]] == ["step 0", "step 1", "step 2"]
 
 
+def test_what_is_asked_for_over_tcp_takes_no_place_of_the_socket(tmp_path: Path, agent: FakeAgent) -> None:
+    settings = Settings(api=Api(operations=2, threads=12))
+    tcp = TcpDoor(tmp_path, settings, agent)
+    local = create_app(agent, settings, operations_of(tcp.app)).test_client()
+    remote = tcp.of(Role.ADMIN)
+    agent.gate.clear()
+    paths = [f"/v1/vms/i-{number:010}" for number in range(1, 12)]
+    codes = [remote.put(path, json=vm(number), headers=ASYNC).status_code for number, path in enumerate(paths[:9], 1)]
+    assert codes == [202] * 8 + [503]
+    agent.waits_for(2)
+    assert local.put(paths[9], json=vm(10), headers=ASYNC).status_code == 202
+    agent.waits_for(3)
+    assert agent.calls[2] == ("put", "i-0000000010")
+    tcp.close()
+
+
 # the collection itself
 
 
 def test_only_the_last_ones_are_remembered() -> None:
-    operations = Operations(most=4, waiters=4)
+    operations = Operations(most=4)
     made = []
     for number in range(KEPT + 10):
         made.append(operations.submit("put", f"vm {number % 7}", lambda _watch: None))
@@ -202,7 +221,7 @@ def test_only_the_last_ones_are_remembered() -> None:
 
 
 def test_at_the_end_all_is_done_and_nothing_new_begins() -> None:
-    operations = Operations(most=2, waiters=2)
+    operations = Operations(most=2)
     done: list[int] = []
 
     def work(number: int) -> Callable[[Watch], None]:
@@ -221,7 +240,7 @@ def test_at_the_end_all_is_done_and_nothing_new_begins() -> None:
 
 
 def test_an_end_that_takes_too_long_is_told() -> None:
-    operations = Operations(most=1, waiters=1)
+    operations = Operations(most=1)
     stuck = threading.Event()
 
     def hang(_watch: Watch) -> None:

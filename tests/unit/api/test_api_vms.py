@@ -10,6 +10,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from lvagent.api.app import create_app, operations_of
+from lvagent.config import Api, Settings
 from lvagent.errors import CommandError, HostError, Unavailable
 from lvagent.spec.names import nic_mac
 from tests.unit.api.fake_agent import NOW, FakeAgent
@@ -314,7 +316,8 @@ def test_a_defect_in_a_view_is_told_the_same_way(
     assert f"error {failed.json['error_id']} in GET '/broken'" in caplog.text
 
 
-def test_as_many_creates_at_once_as_are_let_in(app: Flask) -> None:
+def test_as_many_creates_at_once_as_are_let_in(agent: FakeAgent) -> None:
+    app = create_app(agent, Settings(api=Api(operations=4, threads=40)))
     answers: list[int] = []
 
     def create(number: int) -> None:
@@ -327,3 +330,4 @@ def test_as_many_creates_at_once_as_are_let_in(app: Flask) -> None:
         thread.join()
     assert answers == [201] * 16
     assert len(app.test_client().get("/v1/vms").json["items"]) == 16
+    assert operations_of(app).close(10)

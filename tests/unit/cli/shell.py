@@ -30,18 +30,19 @@ class Shell:
     def __init__(self, folder: Path) -> None:
         self.agent = FakeAgent()
         self.app = create_app(self.agent, Settings())
+        self.state = folder / "state"
         self.run_folder = folder / "run"
         self.run_folder.mkdir()
         self.config = folder / "lvagent.toml"
-        self.config.write_text(f'[paths]\nrun = "{self.run_folder}"\nnetns = "/run/ns"\n')
+        self.config.write_text(f'[paths]\nrun = "{self.run_folder}"\nnetns = "/run/ns"\nstate = "{self.state}"\n')
 
     def _send(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Reply:
         answer = self.app.test_client().open(path, method=method, data=body, headers=dict(headers))
         return Reply(answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, answer.data)
 
-    def run(self, *args: str, stdin: bytes = b"", is_root: bool = True) -> Result:
+    def run(self, *args: str, stdin: bytes = b"", is_root: bool = True, local: bool = True, **env: str) -> Result:
         def execute(argv: Sequence[str]) -> NoReturn:
             raise Became(argv)
 
-        session = Session(transport=self._send, execute=execute, root=is_root)
-        return CliRunner().invoke(root, ["--config", str(self.config), *args], input=stdin, obj=session)
+        session = Session(transport=self._send if local else None, execute=execute, root=is_root)
+        return CliRunner(env=env).invoke(root, ["--config", str(self.config), *args], input=stdin, obj=session)

@@ -1,0 +1,233 @@
+"""The agent as a caller sees it who is limited to some VPCs.
+
+``Caller.sees`` decides; here it is asked, for each thing that goes out and for each that is named. What such a caller
+may not see is not there for him: the same error, the same text. Where another's thing stands in his way (an address, a
+VNI, a volume is taken), he learns that it is so, and not whose it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+from lvagent.api.operations import Operation, OperationView
+from lvagent.api.problems import Forbidden
+from lvagent.api.protocol import Agent, Watch
+from lvagent.errors import Conflict, HostError, LvagentError, NotFound
+from lvagent.spec import names
+from lvagent.spec.access import Caller
+from lvagent.spec.monitor import Hmp, Qmp
+from lvagent.spec.status import Action, ImageView, Plan, PutResult, Readiness, SubnetView, VmStatus, VpcView
+from lvagent.spec.vm import VmConfig
+
+_NAMES = re.compile(
+    r"(?<![0-9A-Za-z-])(?:i-[0-9]{10}|t[0-9]{10}-[0-9]{1,2}|(?:vpc|subnet)-[0-9a-z]{10})(?![0-9A-Za-z])"
+)
+"""Ids in a text: of VMs, taps, VPCs, subnets."""
+
+VEILED = "it contradicts something outside of the VPCs of this token"
+
+
+def for_caller(agent: Agent, caller: Caller) -> Agent:
+    """The agent as this caller sees it."""
+    return Limited(agent, caller) if caller.limited else agent
+
+
+def veil(agent: Agent, error: LvagentError) -> LvagentError:
+    """An error as the caller may be told it, of the agent that ``for_caller`` gave."""
+    return agent.veil(error) if isinstance(agent, Limited) else error
+
+
+def scope_of(status: VmStatus) -> frozenset[str]:
+    """The VPCs that a VM is in: by its spec, and with what its guest runs with."""
+    return frozenset({*status.spec.vpcs, *(port.vpc for port in status.ports)})
+
+
+def sees_operation(caller: Caller, operation: Operation) -> bool:
+    """Whether a caller may know of an operation: what it is about, and what came of it, must be his."""
+    match operation.view().result:
+        case PutResult(status=status) | (VmStatus() as status):
+            return caller.sees(operation.vpcs | scope_of(status))
+        case None:
+            return caller.sees(operation.vpcs)
+
+
+def veiled(agent: Agent, view: OperationView) -> OperationView:
+    """An operation as the caller may be told it."""
+    return view if view.error is None else dataclasses.replace(view, error=veil(agent, view.error))
+
+
+class Limited:
+    """See ``api.protocol.Agent``."""
+
+    def __init__(self, agent: Agent, caller: Caller) -> None:
+        self._agent = agent
+        self._caller = caller
+
+    # VMs
+
+    def vm(self, vm: str) -> VmStatus:
+        """One VM, if it is his."""
+        status = self._agent.vm(vm)
+        if not self._caller.sees(scope_of(status)):
+            raise NotFound("vm", vm)
+        return self._shown(status)
+
+    def vms(self) -> Sequence[VmStatus]:
+        """His VMs."""
+        return tuple(self._shown(one) for one in self._agent.vms() if self._caller.sees(scope_of(one)))
+
+    def _shown(self, status: VmStatus) -> VmStatus:
+        if status.error and self._foreign(status.error):
+            return dataclasses.replace(status, error=VEILED)
+        return status
+
+    def put(
+        self, spec: VmConfig, *, create_only: bool = False, confined: bool = False, watch: Watch | None = None
+    ) -> PutResult:
+        """Create or change a VM of his, in his VPCs alone, with volumes that nobody else ever had."""
+        self._check(spec)
+        return self._agent.put(spec, create_only=create_only, confined=True, watch=watch)
+
+    def plan(self, spec: VmConfig, *, confined: bool = False) -> Plan:
+        """What a put would do. Where somebody else's VM is in the same VPC, texts of the whole VPC are left out."""
+        self._check(spec)
+        found = self._agent.plan(spec, confined=True)
+        shared = {vpc for one in self._agent.vms() for vpc in scope_of(one) if not self._caller.sees(scope_of(one))}
+        if shared.isdisjoint(spec.vpcs):
+            return found
+        return dataclasses.replace(
+            found,
+            nft=tuple(text for text in found.nft if text[0] not in shared),
+            dnsmasq=tuple(text for text in found.dnsmasq if text[0] not in shared),
+            steps=tuple(step for step in found.steps if not self._foreign(step)),
+        )
+
+    def _check(self, spec: VmConfig) -> None:
+        check_networks(self._caller, spec)
+        try:
+            there = self._agent.vm(spec.id)
+        except NotFound:
+            return
+        if not self._caller.sees(scope_of(there)):
+            raise Conflict("the id is taken", path="id", hint="choose another id")
+
+    def delete(self, vm: str, *, grace: float = 0, volumes: bool = False, watch: Watch | None = None) -> None:
+        """Delete a VM of his."""
+        self.vm(vm)
+        self._agent.delete(vm, grace=grace, volumes=volumes, watch=watch)
+
+    def power(self, vm: str, action: Action) -> VmStatus:
+        """Act on a VM of his."""
+        self.vm(vm)
+        return self._shown(self._agent.power(vm, action))
+
+    def domain_xml(self, vm: str) -> str:
+        """The XML of a VM of his."""
+        self.vm(vm)
+        return self._agent.domain_xml(vm)
+
+    def console_log(self, vm: str, tail: int) -> bytes:
+        """The console of a VM of his."""
+        self.vm(vm)
+        return self._agent.console_log(vm, tail)
+
+    def qmp(self, vm: str, command: Qmp) -> object:
+        """Ask the monitor of a VM of his."""
+        self.vm(vm)
+        return self._agent.qmp(vm, command)
+
+    def hmp(self, vm: str, command: Hmp) -> str:
+        """Ask the monitor of a VM of his."""
+        self.vm(vm)
+        return self._agent.hmp(vm, command)
+
+    # networks
+
+    def vpcs(self) -> Sequence[VpcView]:
+        """His VPCs, with those of the VMs in them that are his."""
+        mine = {one.spec.id for one in self.vms()}
+        return tuple(_narrow_vpc(one, mine) for one in self._agent.vpcs() if self._caller.sees({one.name}))
+
+    def vpc(self, name: str) -> VpcView:
+        """One VPC of his."""
+        for view in self.vpcs():
+            if view.name == name:
+                return view
+        raise NotFound("vpc", name)
+
+    def subnets(self) -> Sequence[SubnetView]:
+        """The subnets of his VPCs."""
+        mine = {one.spec.id for one in self.vms()}
+        return tuple(_narrow_subnet(one, mine) for one in self._agent.subnets() if self._caller.sees({one.vpc}))
+
+    def subnet(self, name: str) -> SubnetView:
+        """One subnet of his VPCs."""
+        for view in self.subnets():
+            if view.name == name:
+                return view
+        raise NotFound("subnet", name)
+
+    # what is everybody's
+
+    def images(self) -> Sequence[ImageView]:
+        """The images; they are everybody's."""
+        return self._agent.images()
+
+    def readiness(self) -> Readiness:
+        """Whether the agent can serve."""
+        return self._agent.readiness()
+
+    # errors
+
+    def veil(self, error: LvagentError) -> LvagentError:
+        """An error without what is not his: one whose text names it keeps its kind and place, and loses the text.
+
+        Errors of other kinds tell of nothing but what he sent.
+        """
+        if not isinstance(error, Conflict | HostError):
+            return error
+        if not any(self._foreign(text) for text in (error.message, error.hint, getattr(error, "other", ""))):
+            return error
+        if isinstance(error, Conflict):
+            hint = "choose another value there: what is in use elsewhere cannot be had"
+            return Conflict(VEILED, path=error.path, hint=hint).in_phase(error.phase)
+        return HostError("this", "do", VEILED, hint="ask who runs the host").in_phase(error.phase)
+
+    def _foreign(self, text: str) -> bool:
+        """Whether a text names something that is there and is not his."""
+        return any(self._is_foreign(name) for name in set(_NAMES.findall(text)))
+
+    def _is_foreign(self, name: str) -> bool:
+        if name.startswith("vpc-"):
+            return not self._caller.sees({name})
+        try:
+            if name.startswith("subnet-"):
+                return not self._caller.sees({self._agent.subnet(name).vpc})
+            owner = names.tap_owner(name)
+            return not self._caller.sees(scope_of(self._agent.vm(owner[0] if owner else name)))
+        except NotFound:
+            return False
+
+
+def check_networks(caller: Caller, spec: VmConfig) -> None:
+    """See that a spec stays in the VPCs of its caller. Decided by what he says and has alone, before anything is asked.
+
+    :raise Forbidden: it does not.
+    """
+    for index, nic in enumerate(spec.networks):
+        if not caller.sees({nic.netname}):
+            hint = f"it is limited to {', '.join(sorted(caller.vpcs or ()))}"
+            raise Forbidden("the token is not for this VPC", path=f"networks[{index}].netname", hint=hint)
+    if not caller.sees(spec.vpcs):
+        raise Forbidden("the token makes no VMs outside of VPCs", path="networks", hint="give it a network")
+
+
+def _narrow_subnet(view: SubnetView, mine: set[str]) -> SubnetView:
+    return dataclasses.replace(view, vms=tuple(vm for vm in view.vms if vm in mine))
+
+
+def _narrow_vpc(view: VpcView, mine: set[str]) -> VpcView:
+    subnets = tuple(_narrow_subnet(one, mine) for one in view.subnets)
+    return dataclasses.replace(view, subnets=subnets, vms=tuple(vm for vm in view.vms if vm in mine))
