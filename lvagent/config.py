@@ -106,7 +106,8 @@ class Guests:
 class Volumes:
     """``folders``: where volumes may be. ``copy``: overlay (backed by the image) or full. ``timeout``: seconds.
 
-    ``user``/``group``: who must be able to open a volume: qemu's.
+    ``user``/``group``: who must be able to open a volume: qemu's. ``reader``: the account that qemu-img runs as, which
+    owns nothing. ``largest_gb``: GiB of a disk, be it made, found or an image.
     """
 
     folders: tuple[str, ...] = ("/var/lib/lvagent/volumes",)
@@ -114,6 +115,8 @@ class Volumes:
     timeout: int = 600
     user: str = "libvirt-qemu"
     group: str = "libvirt-qemu"
+    reader: str = "lvagent-images"
+    largest_gb: int = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +296,7 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "volumes.folders": _folders,
     "volumes.copy": _one_of("overlay", "full"),
     "volumes.timeout": _between(1, 86_400),
+    "volumes.largest_gb": _between(1, 65_536),
     "metadata.user_data_max": _between(0, 65_536 - 1024),
     "sweep.interval": _between(1, 86_400),
 }

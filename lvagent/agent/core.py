@@ -67,7 +67,7 @@ class Agent:
         self._recovery = Recovery(
             parts.index, self._locks, parts.domains, parts.volumes, parts.networks, self._vms, parts.boot_id
         )
-        self.plugger = Plugger(parts.index, parts.networks, self._beside)
+        self.plugger = Plugger(parts.index, parts.networks, parts.volumes, self._beside)
         self._swept = threading.Event()
         self._sweeping = threading.Lock()
         self._trouble = "the first sweep is not done"

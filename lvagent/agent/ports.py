@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lvagent.host.libvirt import DomainRecord, DomainState
+from lvagent.host.volumes import Judged
 from lvagent.spec.status import ImageView
 from lvagent.spec.vm import Volume
 
@@ -37,7 +38,7 @@ class Domains(Protocol):
 class VolumeFolders(Protocol):
     """``host.volumes.VolumeStore``; see there."""
 
-    def check(self, volumes: Sequence[Volume]) -> tuple[str, ...]: ...
+    def check(self, volumes: Sequence[Volume]) -> Judged: ...
     def make(self, vm: str, volume: Volume) -> None: ...
     def remove(self, vm: str, paths: Sequence[str]) -> None: ...
     def images(self) -> tuple[ImageView, ...]: ...
