@@ -40,6 +40,7 @@ class Power:
         """Carry out an action.
 
         :raise Conflict: the VM is not in a state for it.
+        :raise SpecError: it is to start, and one of its volumes has become what may not be used.
         """
         vm = entry.spec.id
         state = self._domains.state(vm)
@@ -49,6 +50,8 @@ class Power:
         if needed is not None and state.state not in needed:
             hint = f"it must be {' or '.join(needed)}"
             raise Conflict(f"{vm} is {state.state}: it cannot {action}", other=vm, hint=hint)
+        if action is Action.START:
+            self._vms.judge(entry.spec)
         self._wish(entry, WISHES.get(action))
         with trace.phase(action):
             self._do(vm, action)

@@ -91,7 +91,8 @@ def _link(file: int, path: str | None, at: str, bounds: Bounds, *, image: bool) 
     try:
         header = qcow2.parse(os.pread(file, qcow2.HEAD, 0), found.st_size)
     except qcow2.BadQcow2 as error:
-        raise SpecError(at, f"the file {error}", "only qcow2 files are taken: qemu-img convert -O qcow2") from error
+        hint = "make one of it: qemu-img convert -f ... -O qcow2" if isinstance(error, qcow2.NotQcow2) else ""
+        raise SpecError(at, f"the file {error}", hint) from error
     if header.virtual_size > bounds.largest:
         most = bounds.largest // qcow2.GIB
         raise SpecError(at, f"the file is a disk of more than {most} GiB", "volumes.largest_gb is the limit")

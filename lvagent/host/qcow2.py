@@ -63,6 +63,10 @@ class BadQcow2(Exception):
     """The file is no qcow2 file that may be used; says why."""
 
 
+class NotQcow2(BadQcow2):
+    """It is something else."""
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """What is known of a file that was found sound. ``virtual_size`` in bytes.
@@ -147,10 +151,10 @@ def _check(*checks: tuple[bool, str]) -> None:
 def _fields(head: bytes) -> _Fields:
     if head[:4] != MAGIC:
         other = foreign.named(head)
-        raise BadQcow2(f"is not a qcow2 file, but {other}" if other else "is not a qcow2 file")
+        raise NotQcow2(f"is not a qcow2 file, but {other}" if other else "is not a qcow2 file")
     version = struct.unpack_from(">I", head, 4)[0] if len(head) >= 8 else 0
     if version not in (2, 3) or len(head) < (_V2.size if version == 2 else COMPRESSION_AT):
-        raise BadQcow2("is not a qcow2 file of version 2 or 3")
+        raise NotQcow2("is not a qcow2 file of version 2 or 3")
     _, _, name, name_size, bits, size, crypt, l1, l1_at, ref_at, refs, snapshots, at = _V2.unpack_from(head)
     features, _, autoclear, order, length = (0, 0, 0, 4, _V2.size) if version == 2 else _V3.unpack_from(head, _V2.size)
     compression = head[COMPRESSION_AT] if length > COMPRESSION_AT < len(head) else 0
