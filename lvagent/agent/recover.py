@@ -198,7 +198,7 @@ class Recovery:
         booted = found is None or found.boot_id != self._boot_id
         if booted and not record.state.active and entry.power == "running":
             log.info("%s: the host was booted since, starting it again", entry.spec.id)
-            self._vms.judge(entry.spec)
+            self._volumes.check(entry.spec.volumes)
             self._domains.start(entry.spec.id)
             self._vms.keep(entry)
         elif booted and record.state.active:  # by libvirt's autostart, or by hand: that is noted, once

@@ -101,13 +101,6 @@ class Vms:
         self._index.check(spec, judged.below)
         return Entry(spec, Phase.CREATING, files=judged.missing, below=judged.below)
 
-    def judge(self, spec: VmConfig) -> None:
-        """Look at the volumes of a VM before libvirt follows what their headers name; the hook looks once more.
-
-        :raise SpecError: one of them has become what may not be used.
-        """
-        self._volumes.check(spec.volumes)
-
     def create(self, spec: VmConfig, trace: Trace) -> None:
         """Make a VM that is not there, and start it; after an error nothing of it is left."""
         with trace.phase("check"):
