@@ -309,6 +309,8 @@ def _check(settings: Settings) -> None:
         value = getattr(getattr(settings, section), key)
         if right := wrong(value):
             raise SpecError(name, f"{value!r} cannot be", right)
+    if os.path.normpath(settings.paths.images) in map(os.path.normpath, settings.volumes.folders):
+        raise SpecError("volumes.folders", "the image folder is among them", "guests would write to images")
     for entry in dataclasses.fields(Paths):
         if not getattr(settings.paths, entry.name).startswith("/"):
             raise SpecError(f"paths.{entry.name}", "is not an absolute path", "begin with /")

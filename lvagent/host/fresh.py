@@ -57,8 +57,7 @@ def make(folder: int, vm: str, name: str, wish: Wish, bounds: Bounds) -> None:
             _fill(file, wish)
             _confirm(file, wish, bounds)
             rename_new(folder, temporary, name)
-            _same(folder, name, file, wish.path)
-        os.fsync(folder)
+            _keep(folder, name, file, wish.path)
     except FileExistsError as error:
         raise Conflict(f"{wish.path} exists by now", path="volumes", hint="put the spec again") from error
     except OSError as error:
@@ -130,11 +129,16 @@ def _confirm(file: int, wish: Wish, bounds: Bounds) -> None:
         raise HostError(wish.path, "make", "it did not become what was asked for")
 
 
-def _same(folder: int, name: str, file: int, path: str) -> None:
-    """What bears the name is the file that was judged."""
+def _keep(folder: int, name: str, file: int, path: str) -> None:
+    """Make the name last, if what bears it is the file that was judged."""
     named, ours = os.stat(name, dir_fd=folder, follow_symlinks=False), os.fstat(file)
     if (named.st_dev, named.st_ino) != (ours.st_dev, ours.st_ino):
         raise HostError(path, "make", "somebody put another file in its place", hint="who writes to its folder?")
+    try:
+        os.fsync(folder)
+    except OSError:
+        unlink(folder, name)
+        raise
 
 
 def _failure(path: str, error: OSError) -> HostError:

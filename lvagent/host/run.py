@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 MEMORY = 2 << 30
 FILES = 64
-PROCESSES = 512
-"""Threads of one uid, so of all commands that run as this account: qemu-img has a pool of up to 64."""
+PROCESSES = 2048
+"""Threads of one uid, so of all commands that run as this account at once: a qemu-img has some ten."""
 
 
 @dataclass(frozen=True, slots=True)

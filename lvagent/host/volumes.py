@@ -10,6 +10,7 @@ leaves a temporary file at most, and nothing that existed is ever written to.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import re
@@ -52,6 +53,7 @@ class VolumeStore:
         self._settings = settings.volumes
         self._images = os.path.normpath(settings.paths.images)
         self._folders = tuple(os.path.normpath(folder) for folder in settings.volumes.folders)
+        self._known: Bounds | None = None
 
     def check(self, volumes: Sequence[Volume]) -> Judged:
         """Judge the volumes of a spec: before anything is made, and each time that the VM starts.
@@ -121,15 +123,17 @@ class VolumeStore:
 
     def _bounds(self) -> Bounds:
         """What files may be used; qemu's account may be missing as long as nothing is made for it."""
-        owners, groups = {0}, {0}
+        if self._known is not None:
+            return self._known
+        root = frozenset({0})
+        bounds = Bounds(self._folders, self._images, root, root, self._settings.largest_gb * qcow2.GIB)
         try:
             uid, gid = self._owner()
-            owners.add(uid)
-            groups.add(gid)
         except HostError as error:
             log.debug("%s", error)
-        largest = self._settings.largest_gb * qcow2.GIB
-        return Bounds(self._folders, self._images, frozenset(owners), frozenset(groups), largest)
+            return bounds
+        self._known = dataclasses.replace(bounds, owners=root | {uid}, groups=root | {gid})
+        return self._known
 
     def _owner(self) -> tuple[int, int]:
         uid, _ = qemu_img.account(self._settings.user, "volumes.user")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pwd
@@ -298,6 +299,21 @@ def test_rights_of_a_new_file_from_its_first_moment(site: Store, monkeypatch: py
         os.umask(before)
     assert seen == [0o600]
     assert stat.S_IMODE(os.stat(site.path()).st_mode) == 0o600
+
+
+def test_a_folder_that_cannot_be_written_down(site: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fails when the name is to be made lasting: the name goes again."""
+    fsync = os.fsync
+
+    def failing(file: int) -> None:
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(HostError, match="Input/output error"):
+        site.store.make(VM, site.volume(size=1))
+    assert os.listdir(site.volumes) == []
 
 
 def test_a_copy_belongs_to_qemu_and_not_to_the_reader(tmp_path: Path) -> None:
