@@ -296,6 +296,7 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "volumes.folders": _folders,
     "volumes.copy": _one_of("overlay", "full"),
     "volumes.timeout": _between(1, 86_400),
+    "volumes.reader": _form(r"(?!root$).+", "an account that owns nothing, not root"),
     "volumes.largest_gb": _between(1, 65_536),
     "metadata.user_data_max": _between(0, 65_536 - 1024),
     "sweep.interval": _between(1, 86_400),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 from lxml import etree
@@ -24,6 +24,7 @@ from lvagent.agent.trace import Trace
 from lvagent.errors import HostError, LvagentError
 from lvagent.render.element import Element, find_element, parse_element
 from lvagent.spec import names
+from lvagent.spec.claims import Below
 from lvagent.spec.status import PhaseTime
 from lvagent.spec.vm import VmConfig
 
@@ -104,6 +105,13 @@ def with_hook(timings: tuple[PhaseTime, ...], hook: tuple[PhaseTime, ...]) -> tu
     return (*(one for one in timings if one.phase not in HOOK_PHASES), *hook)
 
 
+def standing(entry: Entry, below: Sequence[Below]) -> Entry:
+    """An entry that also knows what was found below its volumes; the first sweep looks for itself."""
+    if entry.below is None:
+        return entry
+    return dataclasses.replace(entry, below=tuple(dict.fromkeys((*entry.below, *below))))
+
+
 class Plugger:
     """Answers the hook."""
 
@@ -137,6 +145,7 @@ class Plugger:
         below = self._volumes.check(machine.volumes).below
         self._index.check_start(entry.spec, below)
         self._apply(vm, machine)
+        self._index.update(vm, lambda now: standing(now, below))
         try:
             self._networks.plug(entry.spec, taps, waits, trace, within=LOCK_SECONDS)
         except LvagentError:

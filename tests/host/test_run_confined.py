@@ -33,6 +33,7 @@ print(json.dumps({
     "folder": os.getcwd(),
     "environment": sorted(os.environ),
     "descriptors": sorted(int(name) for name in os.listdir("/proc/self/fd")),
+    "links": [line.split(":")[0].strip() for line in open("/proc/self/net/dev") if ":" in line],
     "leader": os.getpgrp() == os.getpid(),
 }))
 """
@@ -53,6 +54,7 @@ def test_what_it_is(confined: Confined) -> None:
     limits = {"AS": MEMORY, "CPU": 5, "FSIZE": MIB, "NOFILE": FILES, "NPROC": PROCESSES, "CORE": 0}
     assert found["limits"] == {name: [value, value] for name, value in limits.items()}
     assert set(found["environment"]) <= {"PATH", "LC_ALL", "LC_CTYPE"}
+    assert found["links"] == ["lo"]
     assert found["descriptors"] == [0, 1, 2, 3]  # the last is the folder that was just listed
 
 

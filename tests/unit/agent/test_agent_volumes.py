@@ -137,6 +137,18 @@ def test_what_became_hostile_is_not_started(host: FakeHost, *, by_hand: bool) ->
     assert agent.power(ONE, Action.START).state is State.RUNNING
 
 
+def test_what_a_start_finds_below_is_in_use_from_then_on(stacked: FakeHost) -> None:
+    stacked.volumes.backing = {}
+    agent = stacked.agent()
+    agent.put(having(2, disk(TOP)))
+    agent.power(TWO, Action.STOP)
+    stacked.volumes.backing = {TOP: BASE}
+    agent.power(TWO, Action.START)
+    with pytest.raises(Conflict) as caught:
+        agent.put(having(1, disk(BASE)))
+    assert caught.value.other == TWO
+
+
 def test_a_start_upon_what_another_writes_to_by_now_is_refused(stacked: FakeHost) -> None:
     """A volume that was rebased by hand while its VM was off."""
     stacked.volumes.backing = {}
