@@ -140,7 +140,8 @@ class Guests:
 class Volumes:
     """``folders``: where volumes may be. ``copy``: overlay (backed by the image) or full. ``timeout``: seconds.
 
-    ``user``/``group``: who must be able to open a volume: qemu's.
+    ``user``/``group``: who must be able to open a volume: qemu's. ``reader``: the account that qemu-img runs as, which
+    owns nothing. ``largest_gb``: GiB of a disk, be it made, found or an image.
     """
 
     folders: tuple[str, ...] = ("/var/lib/lvagent/volumes",)
@@ -148,6 +149,8 @@ class Volumes:
     timeout: int = 600
     user: str = "libvirt-qemu"
     group: str = "libvirt-qemu"
+    reader: str = "lvagent-images"
+    largest_gb: int = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +336,8 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "volumes.folders": _folders,
     "volumes.copy": _one_of("overlay", "full"),
     "volumes.timeout": _between(1, 86_400),
+    "volumes.reader": _form(r"(?!root$).+", "an account that owns nothing, not root"),
+    "volumes.largest_gb": _between(1, 65_536),
     "metadata.user_data_max": _between(0, 65_536 - 1024),
     "sweep.interval": _between(1, 86_400),
 }
@@ -345,6 +350,8 @@ def _check(settings: Settings) -> None:
         value = getattr(getattr(settings, section), key)
         if right := wrong(value):
             raise SpecError(name, f"{value!r} cannot be", right)
+    if os.path.normpath(settings.paths.images) in map(os.path.normpath, settings.volumes.folders):
+        raise SpecError("volumes.folders", "the image folder is among them", "guests would write to images")
     for entry in dataclasses.fields(Paths):
         if not getattr(settings.paths, entry.name).startswith("/"):
             raise SpecError(f"paths.{entry.name}", "is not an absolute path", "begin with /")

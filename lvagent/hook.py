@@ -21,6 +21,7 @@ from lvagent.errors import HostError, LvagentError
 from lvagent.host.dnsmasq import DhcpServer
 from lvagent.host.imds import MetadataService
 from lvagent.host.network import Network
+from lvagent.host.volumes import VolumeStore
 from lvagent.plan import wanted
 from lvagent.plan.resources import Dhcp
 from lvagent.render.element import find_element, parse_element
@@ -43,6 +44,7 @@ def alone(vm: str, xml: str, settings: Settings) -> None:
         raise HostError(vm, "plug", f"its element is that of {entry.spec.id}")
     check_phase(entry)
     check_taps(vm, entry.spec, taps)
+    VolumeStore(settings).check(entry.spec.volumes)
     index = Index()
     index.adopt(entry)
     dhcp, metadata = DhcpServer(settings), MetadataService(settings)

@@ -65,12 +65,12 @@ class Agent:
         self._locks = VmLocks()
         self._beside = ThreadPoolExecutor(max_workers=8, thread_name_prefix="hook-services")
         self._vms = Vms(parts.index, parts.domains, parts.volumes, parts.networks, parts.options, parts.boot_id)
-        self._power = Power(parts.index, parts.domains, self._vms)
+        self._power = Power(parts.index, parts.domains, parts.volumes, self._vms)
         self._preview = Preview(parts.index, parts.networks, self._vms)
         self._recovery = Recovery(
             parts.index, self._locks, parts.domains, parts.volumes, parts.networks, self._vms, parts.boot_id
         )
-        self.plugger = Plugger(parts.index, parts.networks, self._beside)
+        self.plugger = Plugger(parts.index, parts.networks, parts.volumes, self._beside)
         self._swept = threading.Event()
         self._sweeping = threading.Lock()
         self._trouble = "the first sweep is not done"

@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from lvagent.errors import Conflict
 from lvagent.host.libvirt import DomainState
+from lvagent.spec.claims import Below
 from lvagent.spec.conflicts import Claims
 from lvagent.spec.status import PhaseTime
 from lvagent.spec.vm import VmConfig
@@ -36,6 +37,7 @@ class Entry:
     ``observed_at``: Unix time of the last look at libvirt; ``files``: volumes that the agent made (or is making).
     ``former``: the wish before a change that is under way and may yet be undone; it stays claimed. ``outdated``: the
     config that libvirt has is older than the wish (a ``virsh define`` of an old XML, or of one without our element).
+    ``below``: what its volumes stand on, of the wish and of what runs; None: not looked at yet.
     """
 
     spec: VmConfig
@@ -51,6 +53,7 @@ class Entry:
     observed_at: float = 0.0
     former: VmConfig | None = None
     outdated: bool = False
+    below: tuple[Below, ...] | None = None
 
     @property
     def carried(self) -> VmConfig:
@@ -82,24 +85,41 @@ class Index:
         with self._lock:
             return tuple(self._entries[vm] for vm in sorted(self._entries))
 
-    def check(self, spec: VmConfig) -> None:
-        """Raise Conflict if the spec contradicts another VM's."""
+    def check(self, spec: VmConfig, below: Sequence[Below] = ()) -> None:
+        """Raise Conflict if the spec contradicts another VM's.
+
+        :param below: what its volumes stand on: nobody else's, unless that is read-only there too.
+        """
         with self._lock:
             for claims in (self._wishes, self._applied, self._former):
-                claims.check(spec)
+                claims.check(spec, below)
+            self._check_made(spec.id, below)
 
-    def check_start(self, spec: VmConfig) -> None:
+    def _check_made(self, vm: str, below: Sequence[Below]) -> None:
+        """What was made for another VM is its own, also while it does not have it."""
+        for one in below:
+            for entry in self._entries.values():
+                shared = any(volume.path == one.path and volume.readonly for volume in entry.spec.volumes)
+                if entry.spec.id != vm and one.path in entry.files and not shared:
+                    message = f"it stands on {one.path}, which was made for {entry.spec.id}"
+                    raise Conflict(message, path=one.at, other=entry.spec.id, hint="copy it: qemu-img convert")
+
+    def check_start(self, spec: VmConfig, below: Sequence[Below] = ()) -> None:
         """Raise Conflict if the spec contradicts what a VM has that runs, or is being made.
 
         Two wishes that contradict each other cannot be put, but libvirt may bring them (a restore, a ``virsh define``).
         """
         with self._lock:
             try:
-                self.check(spec)
+                self.check(spec, below)
                 return
             except Conflict:
                 others = [entry for entry in self._entries.values() if entry.spec.id != spec.id]
-        Claims(entry.carried for entry in others if entry.applied or entry.phase is Phase.CREATING).check(spec)
+        running = Claims()
+        for entry in others:
+            if entry.applied or entry.phase is Phase.CREATING:
+                running.add(entry.carried, entry.below or ())
+        running.check(spec, below)
 
     def claim(self, entry: Entry) -> None:
         """Add a new VM; from now on others conflict with it.
@@ -109,7 +129,7 @@ class Index:
         with self._lock:
             if entry.spec.id in self._entries:
                 raise Conflict(f"{entry.spec.id} exists", path="id", other=entry.spec.id)
-            self.check(entry.spec)
+            self.check(entry.spec, entry.below or ())
             self._put(entry)
 
     def adopt(self, entry: Entry) -> None:
@@ -129,7 +149,7 @@ class Index:
                 return None
             changed = change(entry)
             if checked and changed.spec != entry.spec:
-                self.check(changed.spec)
+                self.check(changed.spec, changed.below or ())
             self._put(changed)
             return changed
 
@@ -137,7 +157,7 @@ class Index:
         vm = entry.spec.id
         self._entries[vm] = entry
         self._wishes.drop(vm)
-        self._wishes.add(entry.spec)
+        self._wishes.add(entry.spec, entry.below or ())
         self._applied.drop(vm)
         if entry.applied is not None and entry.applied != entry.spec:
             self._applied.add(entry.applied)
@@ -158,6 +178,7 @@ class Index:
             others = [entry for entry in self._entries.values() if entry.spec.id != vm]
         wishes = [spec for entry in others for spec in (entry.spec, entry.applied, entry.former) if spec is not None]
         used = {volume.path for spec in wishes for volume in spec.volumes}
+        used |= {one.path for entry in others for one in entry.below or ()}
         return tuple(path for path in paths if path not in used)
 
     def members(self, vpc: str) -> tuple[VmConfig, ...]:

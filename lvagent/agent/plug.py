@@ -3,6 +3,8 @@
 At ``start begin`` libvirt has made the taps and qemu does not run. This never waits for a VM's lock, and never asks
 libvirt anything: the caller of ``create()`` may hold the one, and libvirt is waiting for the hook. The index is
 believed before the XML that the hook was given, for a restore brings an old one.
+
+The VM's volumes are judged once more here, where every start passes, also one by hand.
 """
 
 from __future__ import annotations
@@ -10,17 +12,19 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 from lxml import etree
 
 from lvagent.agent.index import Entry, Index, Phase
 from lvagent.agent.networks import Networks
+from lvagent.agent.ports import VolumeFolders
 from lvagent.agent.trace import Trace
 from lvagent.errors import HostError, LvagentError
 from lvagent.render.element import Element, find_element, parse_element
 from lvagent.spec import names
+from lvagent.spec.claims import Below
 from lvagent.spec.status import PhaseTime
 from lvagent.spec.vm import VmConfig
 
@@ -101,11 +105,19 @@ def with_hook(timings: tuple[PhaseTime, ...], hook: tuple[PhaseTime, ...]) -> tu
     return (*(one for one in timings if one.phase not in HOOK_PHASES), *hook)
 
 
+def standing(entry: Entry, below: Sequence[Below]) -> Entry:
+    """An entry that also knows what was found below its volumes; the first sweep looks for itself."""
+    if entry.below is None:
+        return entry
+    return dataclasses.replace(entry, below=tuple(dict.fromkeys((*entry.below, *below))))
+
+
 class Plugger:
     """Answers the hook."""
 
-    def __init__(self, index: Index, networks: Networks, beside: Executor) -> None:
+    def __init__(self, index: Index, networks: Networks, volumes: VolumeFolders, beside: Executor) -> None:
         self._index = index
+        self._volumes = volumes
         self._networks = networks
         self._beside = beside
 
@@ -129,8 +141,11 @@ class Plugger:
         taps = taps_of(domain)
         check_phase(entry)
         check_taps(vm, entry.spec, taps)
-        self._index.check_start(entry.spec)
-        self._apply(vm, brought(xml, entry))
+        machine = brought(xml, entry)
+        below = self._volumes.check(machine.volumes).below
+        self._index.check_start(entry.spec, below)
+        self._apply(vm, machine)
+        self._index.update(vm, lambda now: standing(now, below))
         try:
             self._networks.plug(entry.spec, taps, waits, trace, within=LOCK_SECONDS)
         except LvagentError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from lvagent.agent.index import Entry, Index, Phase
-from lvagent.agent.ports import Domains
+from lvagent.agent.ports import Domains, VolumeFolders
 from lvagent.agent.trace import Trace
 from lvagent.agent.vms import Vms
 from lvagent.errors import Conflict, NotFound
@@ -31,15 +31,17 @@ WISHES = {Action.START: "running", Action.STOP: "stopped", Action.SHUTDOWN: "sto
 class Power:
     """Carries actions out, and writes the wish they express into the domain first."""
 
-    def __init__(self, index: Index, domains: Domains, vms: Vms) -> None:
+    def __init__(self, index: Index, domains: Domains, volumes: VolumeFolders, vms: Vms) -> None:
         self._index = index
         self._domains = domains
+        self._volumes = volumes
         self._vms = vms
 
     def act(self, entry: Entry, action: Action, trace: Trace) -> None:
         """Carry out an action.
 
         :raise Conflict: the VM is not in a state for it.
+        :raise SpecError: it is to start, and one of its volumes has become what may not be used.
         """
         vm = entry.spec.id
         state = self._domains.state(vm)
@@ -49,6 +51,8 @@ class Power:
         if needed is not None and state.state not in needed:
             hint = f"it must be {' or '.join(needed)}"
             raise Conflict(f"{vm} is {state.state}: it cannot {action}", other=vm, hint=hint)
+        if action is Action.START:
+            self._volumes.check(entry.spec.volumes)  # before libvirt follows what they name; the hook looks once more
         self._wish(entry, WISHES.get(action))
         with trace.phase(action):
             self._do(vm, action)

@@ -22,6 +22,7 @@ from lvagent.errors import LvagentError, SpecError
 from lvagent.host.libvirt import DomainRecord
 from lvagent.render.element import Element, find_element, parse_element
 from lvagent.spec import names
+from lvagent.spec.claims import Below
 from lvagent.spec.vm import VmConfig
 
 log = logging.getLogger(__name__)
@@ -135,6 +136,8 @@ class Recovery:
             entry = dataclasses.replace(known, outdated=True)
         else:
             entry = self._entry(wish, known, outdated=wish is not config)
+        if entry.below is None:
+            entry = dataclasses.replace(entry, below=self._below(wish, live))
         entry = dataclasses.replace(
             entry,
             applied=self._applied(wish, live, known, active=record.state.active),
@@ -151,7 +154,17 @@ class Recovery:
             spec=self._with_secret(wish, known),
             timings=known.timings if known else (),
             outdated=outdated,
+            below=known.below if known is not None and known.revision == wish.revision else None,
         )
+
+    def _below(self, wish: Element, live: Element | None) -> tuple[Below, ...] | None:
+        """What the volumes of a VM stand on; None, to be asked again, if one of them cannot be judged."""
+        running = () if live is None else live.spec.volumes
+        try:
+            return self._volumes.check(tuple(dict.fromkeys((*wish.spec.volumes, *running)))).below
+        except LvagentError as error:
+            log.debug("%s: %s", wish.spec.id, error)
+            return None
 
     def _with_secret(self, wish: Element, known: Entry | None) -> VmConfig:
         if not wish.has_user_data:
@@ -185,6 +198,7 @@ class Recovery:
         booted = found is None or found.boot_id != self._boot_id
         if booted and not record.state.active and entry.power == "running":
             log.info("%s: the host was booted since, starting it again", entry.spec.id)
+            self._volumes.check(entry.spec.volumes)
             self._domains.start(entry.spec.id)
             self._vms.keep(entry)
         elif booted and record.state.active:  # by libvirt's autostart, or by hand: that is noted, once

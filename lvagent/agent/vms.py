@@ -26,6 +26,7 @@ from lvagent.agent.undo import Undo
 from lvagent.errors import Conflict, HostError, LvagentError, NotFound
 from lvagent.host import files
 from lvagent.host.libvirt import STARTED
+from lvagent.host.volumes import Judged
 from lvagent.plan import wanted
 from lvagent.render.domain import DomainOptions, datasource_of, domain_uuid, domain_xml
 from lvagent.render.element import Element, find_element, render_element
@@ -96,7 +97,9 @@ class Vms:
         """
         wanted.check_mtu(spec, self._networks.policy)
         self._index.check(spec)
-        return Entry(spec, Phase.CREATING, files=self._volumes.check(spec.volumes))
+        judged = self._volumes.check(spec.volumes)
+        self._index.check(spec, judged.below)
+        return Entry(spec, Phase.CREATING, files=judged.missing, below=judged.below)
 
     def create(self, spec: VmConfig, trace: Trace) -> None:
         """Make a VM that is not there, and start it; after an error nothing of it is left."""
@@ -212,10 +215,11 @@ class Vms:
         with trace.phase("check"):
             wanted.check_mtu(spec, self._networks.policy)
             self._check_uuid(entry.spec, spec)
-            new = self._volumes.check(spec.volumes)
+            judged = self._volumes.check(spec.volumes)
+            new = judged.missing
         with Undo() as outer, Undo() as undo:
             outer.add(self._restore, entry, spec)
-            wish = self._index.update(vm, lambda now: changed(now, spec, new))
+            wish = self._index.update(vm, lambda now: changed(now, spec, judged))
             if wish is None:
                 raise NotFound("vm", vm)
             with trace.phase("volume"):
@@ -346,16 +350,18 @@ class Vms:
         self._beside.shutdown(wait=True)
 
 
-def changed(entry: Entry, spec: VmConfig, new: Sequence[str]) -> Entry:
-    """An entry with another wish, which needs these new volumes."""
+def changed(entry: Entry, spec: VmConfig, judged: Judged) -> Entry:
+    """An entry with another wish, whose volumes were judged. A running guest keeps what its volumes stand on."""
+    kept = entry.below or () if entry.applied is not None else ()
     return dataclasses.replace(
         entry,
         spec=spec,
         revision=entry.revision + 1,
-        files=tuple(dict.fromkeys((*entry.files, *new))),
+        files=tuple(dict.fromkeys((*entry.files, *judged.missing))),
         applied=None if entry.applied is None else with_live_fields(entry.applied, spec),
         former=entry.spec,
         outdated=False,
+        below=tuple(dict.fromkeys((*judged.below, *kept))),
     )
 
 

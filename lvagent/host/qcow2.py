@@ -2,7 +2,13 @@
 
 A qcow2 file can name other files: a backing file, an external data file. Whoever opens it opens those too, so a file
 of unknown origin is judged by its header before any program that follows such names sees it. What is judged here is
-the format (docs/interop/qcow2.txt of QEMU); which places a backing file may lie in is judged by ``volumes``.
+the format (docs/interop/qcow2.txt of QEMU, and the limits of its block/qcow2.h); which places a backing file may lie
+in is judged by ``chains``. Nothing is followed and nothing allocated by what the file says: ``HEAD`` bytes are read,
+whatever they are.
+
+Not judged are the tables themselves (L1, L2, refcounts, the entries of snapshots and bitmaps): they hold offsets into
+the same file, and qemu bounds them when it reads them. A guest cannot write any of this: what it writes to its disk
+lands in data clusters, which are not looked at for a header.
 
 A new file has four parts and no data: header, refcount table, one refcount block, L1 table. Writing these few bytes
 takes a tenth of a millisecond, starting qemu-img some 12 ms.
@@ -11,30 +17,44 @@ takes a tenth of a millisecond, starting qemu-img some 12 ms.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-MAGIC = b"QFI\xfb"
-HEAD = 1 << 16
+from lvagent.host import foreign
+
+MAGIC = foreign.QCOW2
+HEAD = foreign.HEAD
 """How many bytes of the beginning ``parse`` is to be given: header, extensions and names are in there."""
 
 GIB = 1 << 30
+SECTOR = 512
 MAX_L1 = (32 << 20) // 8
 """Entries (QCOW_MAX_L1_SIZE in QEMU's block/qcow2.h)."""
 MAX_REFTABLE = 8 << 20
 """Bytes (QCOW_MAX_REFTABLE_SIZE)."""
-MAX_SNAPSHOTS = 65_536
-"""QCOW_MAX_SNAPSHOTS."""
-MAX_NAME = 1023
-"""Bytes of a backing file's name."""
+MAX_SNAPSHOTS, SNAPSHOT = 65_536, 40
+"""QCOW_MAX_SNAPSHOTS; bytes of the smallest entry of the snapshot table."""
+MAX_BITMAPS = 65_535
+"""QCOW2_MAX_BITMAPS; their directory may have a KiB for each."""
+MAX_NAME, MAX_FORMAT = 1023, 15
+"""Bytes of a backing file's name, and of its format's."""
 
-CORRUPT, DATA_FILE, EXTENDED_L2 = 1 << 1, 1 << 2, 1 << 4
+DIRTY, CORRUPT, DATA_FILE, COMPRESSION, EXTENDED_L2 = (1 << bit for bit in range(5))
 KNOWN_FEATURES = 0b11111
-"""Incompatible features of the format: dirty, corrupt, external data file, compression type, extended L2."""
+"""Incompatible features of the format; a file with another one may mean anything."""
+BITMAPS, RAW_DATA_FILE = 1 << 0, 1 << 1
+"""Autoclear features."""
+ZSTD = 1
+"""The one compression type besides 0 (zlib)."""
 
 EXT_END, EXT_BACKING_FORMAT, EXT_DATA_FILE, EXT_LUKS = 0, 0xE2792ACA, 0x44415441, 0x0537BE77
+EXT_BITMAPS = 0x23852875
 
 _V2 = struct.Struct(">4sIQIIQIIQQIIQ")
 _V3 = struct.Struct(">QQQII")
+_BITMAPS = struct.Struct(">IIQQ")
+COMPRESSION_AT = _V2.size + _V3.size
+"""Where the compression type stands, the first of the additional fields."""
 CLUSTER_BITS = 16
 CLUSTER = 1 << CLUSTER_BITS
 
@@ -43,14 +63,24 @@ class BadQcow2(Exception):
     """The file is no qcow2 file that may be used; says why."""
 
 
+class NotQcow2(BadQcow2):
+    """It is something else."""
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What is known of a file that was found sound. ``virtual_size`` in bytes."""
+    """What is known of a file that was found sound. ``virtual_size`` in bytes.
+
+    ``dirty``: it was not closed properly, and qemu repairs it when it opens it to write. ``header_end``: bytes of its
+    beginning in which the format allows nothing but the header.
+    """
 
     version: int
     virtual_size: int
     backing_file: str | None
     backing_format: str | None
+    dirty: bool = False
+    header_end: int = CLUSTER
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +104,16 @@ class _Fields:
     reftable_offset: int
     reftable_clusters: int
     snapshots: int
+    snapshots_offset: int
     features: int
+    autoclear: int
     refcount_order: int
     header_length: int
+    compression: int
+
+    @property
+    def cluster(self) -> int:
+        return 1 << self.cluster_bits
 
 
 def parse(head: bytes, file_size: int) -> Header:
@@ -89,76 +126,109 @@ def parse(head: bytes, file_size: int) -> Header:
     """
     fields = _fields(head)
     _check_features(fields)
-    _check_tables(fields, file_size)
+    _check_sizes(fields)
+    end = -(-file_size // fields.cluster) * fields.cluster
     extensions = _extensions(head, fields)
-    for kind, what in ((EXT_DATA_FILE, "has an external data file"), (EXT_LUKS, "is encrypted")):
-        if kind in extensions:
-            raise BadQcow2(what)
+    _check_extensions(extensions, fields)
+    _check_places(fields, extensions.get(EXT_BITMAPS), end)
     backing_format = extensions.get(EXT_BACKING_FORMAT)
     return Header(
         version=fields.version,
         virtual_size=fields.size,
         backing_file=_backing(head, fields),
-        backing_format=None if backing_format is None else _name(backing_format),
+        backing_format=None if backing_format is None else _name(backing_format, MAX_FORMAT),
+        dirty=bool(fields.features & DIRTY),
+        header_end=min(fields.cluster, HEAD),
     )
 
 
-def _fields(head: bytes) -> _Fields:
-    if head[:4] != MAGIC:
-        raise BadQcow2("is not a qcow2 file")
-    version = struct.unpack_from(">I", head, 4)[0] if len(head) >= 8 else 0
-    if version not in (2, 3) or len(head) < (_V2.size if version == 2 else _V2.size + _V3.size):
-        raise BadQcow2("is not a qcow2 file of version 2 or 3")
-    _, _, offset, length, bits, size, crypt, l1, l1_at, ref_at, refs, snapshots, _ = _V2.unpack_from(head)
-    features, _, _, order, header = (0, 0, 0, 4, _V2.size) if version == 2 else _V3.unpack_from(head, _V2.size)
-    return _Fields(
-        version, offset, length, bits, size, crypt, l1, l1_at, ref_at, refs, snapshots, features, order, header
-    )
-
-
-def _check_features(fields: _Fields) -> None:
-    if fields.crypt:
-        raise BadQcow2("is encrypted")
-    if fields.features & DATA_FILE:
-        raise BadQcow2("has an external data file")
-    if fields.features & CORRUPT:
-        raise BadQcow2("is marked corrupt")
-    if fields.features & ~KNOWN_FEATURES:
-        raise BadQcow2("has a feature that is not known")
-    if fields.version == 3 and (fields.header_length < _V2.size + _V3.size or fields.header_length % 8):
-        raise BadQcow2("has a header of a wrong length")
-
-
-def _check_tables(fields: _Fields, file_size: int) -> None:
-    if not 9 <= fields.cluster_bits <= 21:
-        raise BadQcow2("has clusters of an absurd size")
-    cluster = 1 << fields.cluster_bits
-    entry = 16 if fields.features & EXTENDED_L2 else 8
-    needed = -(-fields.size // (cluster * (cluster // entry)))
-    end = -(-file_size // cluster) * cluster
-    checks = (
-        (needed <= fields.l1_size <= MAX_L1, "has an L1 table of an absurd size"),
-        (fields.l1_offset % cluster == 0 and fields.l1_offset + fields.l1_size * 8 <= end, "has its L1 table outside"),
-        (0 < fields.reftable_clusters * cluster <= MAX_REFTABLE, "has a refcount table of an absurd size"),
-        (fields.reftable_offset % cluster == 0 and fields.reftable_offset < end, "has its refcount table outside"),
-        (fields.snapshots <= MAX_SNAPSHOTS, "has an absurd number of snapshots"),
-        (fields.refcount_order <= 6, "has refcounts of an absurd width"),
-        (fields.header_length <= cluster, "has a header of a wrong length"),
-    )
+def _check(*checks: tuple[bool, str]) -> None:
     for sound, otherwise in checks:
         if not sound:
             raise BadQcow2(otherwise)
 
 
+def _fields(head: bytes) -> _Fields:
+    if head[:4] != MAGIC:
+        other = foreign.named(head)
+        raise NotQcow2(f"is not a qcow2 file, but {other}" if other else "is not a qcow2 file")
+    version = struct.unpack_from(">I", head, 4)[0] if len(head) >= 8 else 0
+    if version not in (2, 3) or len(head) < (_V2.size if version == 2 else COMPRESSION_AT):
+        raise NotQcow2("is not a qcow2 file of version 2 or 3")
+    _, _, name, name_size, bits, size, crypt, l1, l1_at, ref_at, refs, snapshots, at = _V2.unpack_from(head)
+    features, _, autoclear, order, length = (0, 0, 0, 4, _V2.size) if version == 2 else _V3.unpack_from(head, _V2.size)
+    compression = head[COMPRESSION_AT] if length > COMPRESSION_AT < len(head) else 0
+    return _Fields(
+        *(version, name, name_size, bits, size, crypt, l1, l1_at, ref_at, refs, snapshots, at),
+        *(features, autoclear, order, length, compression),
+    )
+
+
+def _check_features(fields: _Fields) -> None:
+    features = fields.features
+    _check(
+        (not fields.crypt, "is encrypted"),
+        (not features & DATA_FILE and not fields.autoclear & RAW_DATA_FILE, "has an external data file"),
+        (not features & CORRUPT, "is marked corrupt"),
+        (not features & ~KNOWN_FEATURES, "has a feature that is not known"),
+        (fields.compression in (0, ZSTD), "has a compression that is not known"),
+        (bool(features & COMPRESSION) == bool(fields.compression), "does not say how it is compressed"),
+    )
+
+
+def _check_sizes(fields: _Fields) -> None:
+    _check((9 <= fields.cluster_bits <= 21, "has clusters of an absurd size"))
+    extended = bool(fields.features & EXTENDED_L2)
+    per_table = fields.cluster // (16 if extended else 8)
+    needed = -(-fields.size // (fields.cluster * per_table))
+    least, length = (_V2.size if fields.version == 2 else COMPRESSION_AT), fields.header_length
+    _check(
+        (fields.cluster_bits >= 14 or not extended, "has clusters of an absurd size"),
+        (fields.size > 0 and fields.size % SECTOR == 0, "has no size that a disk can have"),
+        (needed <= fields.l1_size <= MAX_L1, "has an L1 table of an absurd size"),
+        (0 < fields.reftable_clusters * fields.cluster <= MAX_REFTABLE, "has a refcount table of an absurd size"),
+        (fields.snapshots <= MAX_SNAPSHOTS, "has an absurd number of snapshots"),
+        (fields.refcount_order <= 6, "has refcounts of an absurd width"),
+        (least <= length <= min(fields.cluster, HEAD) and length % 8 == 0, "has a header of a wrong length"),
+    )
+
+
+def _check_places(fields: _Fields, bitmaps: bytes | None, end: int) -> None:
+    """Each table lies on a cluster's beginning, behind the header, in the file, and on no other one."""
+    taken: list[tuple[int, int]] = []
+    for offset, length, what in _tables(fields, bitmaps):
+        last = offset + length
+        sound = offset % fields.cluster == 0 and offset >= fields.cluster and last <= end
+        _check((sound, f"has its {what} outside"))
+        clash = any(offset < other_last and other < last for other, other_last in taken)
+        _check((not clash, f"has its {what} over another table"))
+        taken.append((offset, last))
+
+
+def _tables(fields: _Fields, bitmaps: bytes | None) -> Iterator[tuple[int, int, str]]:
+    """Offset, length (bytes) and name of each table whose place the header tells."""
+    yield fields.l1_offset, fields.l1_size * 8, "L1 table"
+    yield fields.reftable_offset, fields.reftable_clusters * fields.cluster, "refcount table"
+    if fields.snapshots:
+        yield fields.snapshots_offset, fields.snapshots * SNAPSHOT, "snapshot table"
+    if bitmaps is not None:
+        _, _, length, offset = _BITMAPS.unpack(bitmaps)
+        yield offset, length, "bitmap directory"
+
+
 def _extensions(head: bytes, fields: _Fields) -> dict[int, bytes]:
+    """Read as QEMU reads them: up to the end mark, the backing file's name, or the end of the first cluster."""
     found: dict[int, bytes] = {}
     at = fields.header_length
-    end = min(fields.backing_offset or len(head), 1 << fields.cluster_bits, len(head))
-    while at + 8 <= end:
+    end = min(fields.backing_offset or fields.cluster, fields.cluster)
+    head = head.ljust(HEAD, b"\0")  # what is behind the end of a file reads as zeros
+    while at < end:
+        if at + 8 > min(end, HEAD):
+            raise BadQcow2("has a header extension that does not end")
         kind, length = struct.unpack_from(">II", head, at)
         if kind == EXT_END:
             break
-        if at + 8 + length > end:
+        if at + 8 + length > min(end, HEAD):
             raise BadQcow2("has a header extension that does not end")
         if kind in found:
             raise BadQcow2("has a header extension twice")
@@ -167,21 +237,36 @@ def _extensions(head: bytes, fields: _Fields) -> dict[int, bytes]:
     return found
 
 
+def _check_extensions(found: dict[int, bytes], fields: _Fields) -> None:
+    bitmaps = found.get(EXT_BITMAPS)
+    _check(
+        (EXT_DATA_FILE not in found, "has an external data file"),
+        (EXT_LUKS not in found, "is encrypted"),
+        (bitmaps is not None or not fields.autoclear & BITMAPS, "says that it has bitmaps, and has none"),
+    )
+    if bitmaps is not None:
+        _check((len(bitmaps) == _BITMAPS.size, "has a bitmaps extension of a wrong length"))
+        number, reserved, length, _ = _BITMAPS.unpack(bitmaps)
+        sound = 0 < number <= MAX_BITMAPS and reserved == 0 and 0 < length <= MAX_BITMAPS * 1024
+        _check((sound, "has an absurd number of bitmaps"))
+
+
 def _backing(head: bytes, fields: _Fields) -> str | None:
-    if not fields.backing_offset:
+    start, size = fields.backing_offset, fields.backing_size
+    if not start:
         return None
-    end = fields.backing_offset + fields.backing_size
-    if fields.backing_size > MAX_NAME or end > min(len(head), 1 << fields.cluster_bits):
-        raise BadQcow2("has the name of its backing file in a wrong place")
-    return _name(head[fields.backing_offset : end]) or None
+    end = start + size
+    sound = 0 < size <= MAX_NAME and start >= fields.header_length and end <= min(len(head), fields.cluster)
+    _check((sound, "has the name of its backing file in a wrong place"))
+    return _name(head[start:end], MAX_NAME)
 
 
-def _name(raw: bytes) -> str:
+def _name(raw: bytes, longest: int) -> str:
     try:
         text = raw.decode()
     except UnicodeDecodeError:
         raise BadQcow2("has a name in its header that is no text") from None
-    if not text.isprintable():
+    if not text.isprintable() or len(raw) > longest:
         raise BadQcow2("has a name in its header that is no text")
     return text
 

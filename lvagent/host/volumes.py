@@ -10,25 +10,22 @@ leaves a temporary file at most, and nothing that existed is ever written to.
 
 from __future__ import annotations
 
-import errno
-import grp
+import dataclasses
 import logging
 import os
-import pwd
 import re
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from lvagent.config import Settings
-from lvagent.errors import CommandError, Conflict, HostError, LvagentError, SpecError
-from lvagent.host import qcow2
-from lvagent.host.beneath import open_beneath, rename_new
-from lvagent.host.chains import inside, judge, opened_folder, refusal, regular_file
+from lvagent.errors import HostError, LvagentError, SpecError
+from lvagent.host import foreign, fresh, qcow2, qemu_img
+from lvagent.host.beneath import open_beneath
+from lvagent.host.chains import Bounds, Link, inside, judge, open_to_all, opened_folder, refusal, regular_file
 from lvagent.host.images.cached import lasting
-from lvagent.host.run import run
-from lvagent.spec import names
+from lvagent.spec.claims import Below
 from lvagent.spec.status import ImageView
 from lvagent.spec.vm import Volume
 
@@ -39,11 +36,14 @@ SUFFIX = ".qcow2"
 """Of every volume and image: libvirt's AppArmor helper follows chains only of files that are named so."""
 MAX_NAME = 200
 """Bytes of a file name, so that a temporary name fits too."""
-CONVERT_MEMORY = 2 << 30
-"""Bytes of address space that qemu-img may take."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_FULL_HINT = "free space in the folder of the volume"
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What the volumes of a spec are: paths that are to be made, and volumes that others stand on."""
+
+    missing: tuple[str, ...]
+    below: tuple[Below, ...] = ()
 
 
 class VolumeStore:
@@ -53,27 +53,30 @@ class VolumeStore:
         self._settings = settings.volumes
         self._images = os.path.normpath(settings.paths.images)
         self._folders = tuple(os.path.normpath(folder) for folder in settings.volumes.folders)
-        self._backings = (*self._folders, self._images)
+        self._known: Bounds | None = None
 
-    def check(self, volumes: Sequence[Volume]) -> tuple[str, ...]:
-        """Judge the volumes of a spec before anything is made.
+    def check(self, volumes: Sequence[Volume]) -> Judged:
+        """Judge the volumes of a spec: before anything is made, and each time that the VM starts.
 
-        :return: the paths that do not exist yet and are to be made.
         :raise SpecError: at ``volumes[i].path``, ``.image`` or ``.size_gb``.
         """
-        missing = []
-        seen: dict[tuple[int, int], int] = {}
+        missing: list[str] = []
+        chains: dict[int, tuple[Link, ...]] = {}
         for index, volume in enumerate(volumes):
-            at = f"volumes[{index}]"
-            identity = self._existing(volume, f"{at}.path")
-            if identity is None:
-                self._size(volume, at)
-                missing.append(volume.path)
-            elif identity in seen:
-                raise SpecError(f"{at}.path", f"is the same file as volumes[{seen[identity]}].path")
+            chain = self._existing(volume, f"volumes[{index}].path")
+            if chain:
+                chains[index] = chain
             else:
-                seen[identity] = index
-        return tuple(missing)
+                self._judge_new(volume, f"volumes[{index}]")
+                missing.append(volume.path)
+        _check_apart(volumes, chains)
+        below = [
+            Below(link.path, f"volumes[{index}].path")
+            for index, chain in chains.items()
+            for link in chain[1:]
+            if link.path is not None and not link.image
+        ]
+        return Judged(tuple(missing), tuple(below))
 
     def there(self, path: str, at: str) -> bool:
         """Whether anything has the name of a volume; it is not looked into.
@@ -95,19 +98,8 @@ class VolumeStore:
         :raise SpecError: as ``check``.
         :raise HostError: no space, or the file system or qemu-img refused.
         """
-        with self._parent(volume.path, "volumes") as (parent, name):
-            temporary = _temporary(vm, name)
-            _unlink(parent, temporary)
-            try:
-                self._fill(parent, temporary, volume)
-                rename_new(parent, temporary, name)
-                os.fsync(parent)
-            except FileExistsError as error:
-                raise Conflict(f"{volume.path} exists by now", path="volumes", hint="put the spec again") from error
-            except OSError as error:
-                raise _failure(volume.path, error) from error
-            finally:
-                _unlink(parent, temporary)
+        with self._parent(volume.path, "volumes") as (parent, name), ExitStack() as stack:
+            fresh.make(parent, vm, name, self._wish(stack, volume), self._bounds())
 
     def remove(self, vm: str, paths: Sequence[str]) -> None:
         """Make sure that these volumes, which were made for this VM, and their temporary files are not there.
@@ -135,11 +127,30 @@ class VolumeStore:
 
     def _image_view(self, name: str) -> ImageView | None:
         try:
-            with self._image(name, "image") as (file, header):
-                return ImageView(name, header.virtual_size, os.fstat(file).st_size)
+            with ExitStack() as stack:
+                image = self._image(stack, name, "image")[0]
+                return ImageView(name, image.header.virtual_size, os.fstat(image.file).st_size)
         except SpecError as error:
             log.warning("image %s is left out: %s", name, error.message)
             return None
+
+    def _bounds(self) -> Bounds:
+        """What files may be used; qemu's account may be missing as long as nothing is made for it."""
+        if self._known is not None:
+            return self._known
+        root = frozenset({0})
+        bounds = Bounds(self._folders, self._images, root, root, self._settings.largest_gb * qcow2.GIB)
+        try:
+            uid, gid = self._owner()
+        except HostError as error:
+            log.debug("%s", error)
+            return bounds
+        self._known = dataclasses.replace(bounds, owners=root | {uid}, groups=root | {gid})
+        return self._known
+
+    def _owner(self) -> tuple[int, int]:
+        uid, _ = qemu_img.account(self._settings.user, "volumes.user")
+        return uid, qemu_img.group(self._settings.group, "volumes.group")
 
     @contextmanager
     def _parent(self, path: str, at: str) -> Iterator[tuple[int, str]]:
@@ -153,6 +164,8 @@ class VolumeStore:
             except OSError as error:
                 raise refusal(at, error, "its folder") from error
             stack.callback(os.close, opened)
+            if open_to_all(opened):
+                raise SpecError(at, "is in a folder that everybody may write to", "chmod o-w")
             yield opened, os.path.basename(inner)
 
     def _place(self, path: str, at: str) -> tuple[str, str]:
@@ -162,95 +175,67 @@ class VolumeStore:
         name = os.path.basename(path)
         if not name.endswith(SUFFIX) or name.startswith(".") or len(os.fsencode(name)) > MAX_NAME:
             raise SpecError(at, f"is no name of a volume: it must end in {SUFFIX} and not begin with a dot")
-        place = inside(path, self._folders)
-        if place is None:
+        place = inside(path, (*self._folders, self._images))
+        if place is None or place[0] not in self._folders:
             raise SpecError(at, "is outside the volume folders", f"choose one in {', '.join(self._folders)}")
         return place
 
-    def _existing(self, volume: Volume, at: str) -> tuple[int, int] | None:
-        """Judge the file of a volume. Its (device, inode); None if there is none."""
+    def _existing(self, volume: Volume, at: str) -> tuple[Link, ...]:
+        """Judge the file of a volume. Its chain, closed by then; empty if there is none."""
         with self._parent(volume.path, at) as (parent, name), ExitStack() as stack:
             try:
                 file = regular_file(stack, parent, name, at)
             except FileNotFoundError:
-                return None
-            found = os.fstat(file)
-            if found.st_nlink != 1:
-                raise SpecError(at, "has a second name (hard link)", "copy it: another VM may use it by that name")
-            judge(file, at, self._backings)
-            return found.st_dev, found.st_ino
+                return ()
+            return judge(stack, file, at, self._bounds())
 
-    @contextmanager
-    def _image(self, name: str, at: str) -> Iterator[tuple[int, qcow2.Header]]:
-        """An image, open and judged."""
+    def _image(self, stack: ExitStack, name: str, at: str) -> tuple[Link, ...]:
+        """The chain of an image, open and judged. Nobody mends an image when it is opened, so it must be whole."""
+        try:
+            if not IMAGE_NAME.match(name):
+                raise FileNotFoundError(name)
+            file = regular_file(stack, opened_folder(stack, self._images), name + SUFFIX, at)
+        except FileNotFoundError as error:
+            raise SpecError(at, f"there is no image {name!r}", "list them with GET /v1/images") from error
+        chain = judge(stack, file, at, self._bounds(), image=True)
+        for link in chain:
+            _check_image(link, at)
+        return chain
+
+    def _judge_new(self, volume: Volume, at: str) -> None:
         with ExitStack() as stack:
-            try:
-                if not IMAGE_NAME.match(name):
-                    raise FileNotFoundError(name)
-                file = regular_file(stack, opened_folder(stack, self._images), name + SUFFIX, at)
-            except FileNotFoundError as error:
-                raise SpecError(at, f"there is no image {name!r}", "list them with GET /v1/images") from error
-            yield file, judge(file, at, self._backings)
+            image = self._image(stack, volume.image, f"{at}.image") if volume.image is not None else ()
+            self._size(volume, image, at)
 
-    def _size(self, volume: Volume, at: str) -> int:
+    def _size(self, volume: Volume, image: tuple[Link, ...], at: str) -> int:
         """The size (bytes) of a volume that is to be made."""
         asked = (volume.size_gb or 0) * qcow2.GIB
-        if volume.image is None:
-            if not asked:
-                raise SpecError(f"{at}.path", "the file is not there", "give size_gb or image, and it is made")
-            return asked
-        with self._image(volume.image, f"{at}.image") as (_, header):
-            if asked and asked < header.virtual_size:
-                least = -(-header.virtual_size // qcow2.GIB)
-                raise SpecError(f"{at}.size_gb", "is smaller than the image", f"at least {least}, or leave it out")
-            return asked or header.virtual_size
+        if not image and not asked:
+            raise SpecError(f"{at}.path", "the file is not there", "give size_gb or image, and it is made")
+        if asked > self._settings.largest_gb * qcow2.GIB:
+            raise SpecError(f"{at}.size_gb", "is too large", f"at most {self._settings.largest_gb}")
+        if image and asked and asked < image[0].header.virtual_size:
+            least = -(-image[0].header.virtual_size // qcow2.GIB)
+            raise SpecError(f"{at}.size_gb", "is smaller than the image", f"at least {least}, or leave it out")
+        return asked or image[0].header.virtual_size
 
-    def _fill(self, parent: int, temporary: str, volume: Volume) -> None:
-        size = self._size(volume, "volumes")
-        overlay = volume.image is not None and self._settings.copy == "overlay"
-        layout = qcow2.new(size, self._backing(volume) if overlay else None)
-        owner = self._owner()
-        file = os.open(
-            temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent
+    def _wish(self, stack: ExitStack, volume: Volume) -> fresh.Wish:
+        settings = self._settings
+        image = self._image(stack, volume.image, "volumes") if volume.image is not None else ()
+        copied = bool(image) and settings.copy == "full"
+        return fresh.Wish(
+            path=volume.path,
+            size=self._size(volume, image, "volumes"),
+            image=image,
+            backing=self._backing(volume.image) if volume.image is not None and not copied else None,
+            owner=self._owner(),
+            reader=qemu_img.account(settings.reader, "volumes.reader") if copied else None,
+            seconds=settings.timeout,
         )
-        try:
-            _lay_out(file, layout)
-            os.fchown(file, *owner)
-            if volume.image is not None and not overlay:
-                self._copy(volume, file, owner)
-            os.fsync(file)
-        finally:
-            os.close(file)
 
-    def _backing(self, volume: Volume) -> str:
+    def _backing(self, image: str) -> str:
         """The image's file under the name that a later build of the image leaves alone."""
-        return str(lasting(Path(self._images, f"{volume.image}{SUFFIX}")))
-
-    def _copy(self, volume: Volume, target: int, owner: tuple[int, int]) -> None:
-        """Copy an image into a new file, by qemu-img with as few rights as will do."""
-        seconds = self._settings.timeout
-        with self._image(volume.image or "", "volumes") as (source, _):
-            limits = ["prlimit", f"--cpu={seconds}", f"--as={CONVERT_MEMORY}", "--core=0", "--"]
-            convert = ["qemu-img", "convert", "-n", "--target-is-zero", "-f", "qcow2", "-O", "qcow2"]
-            places = [f"/proc/self/fd/{source}", f"/proc/self/fd/{target}"]
-            try:
-                run(
-                    [*limits, *convert, *places],
-                    timeout=seconds,
-                    user=owner[0],
-                    group=owner[1],
-                    pass_fds=(source, target),
-                )
-            except CommandError as error:
-                raise _copy_failure(volume, error) from error
-
-    def _owner(self) -> tuple[int, int]:
-        try:
-            return pwd.getpwnam(self._settings.user).pw_uid, grp.getgrnam(self._settings.group).gr_gid
-        except KeyError as error:
-            raise HostError(
-                "the owner of volumes", "find", f"{error.args[0]}", hint="set volumes.user, .group"
-            ) from error
+        return str(lasting(Path(self._images, f"{image}{SUFFIX}")))
 
     def _each(self, vm: str, paths: Sequence[str], *, whole: bool) -> None:
         errors: list[LvagentError] = []
@@ -267,9 +252,9 @@ class VolumeStore:
     def _absent(self, vm: str, path: str, whole: bool) -> None:
         try:
             with self._parent(path, "volumes") as (parent, name):
-                _unlink(parent, _temporary(vm, name))
+                fresh.unlink(parent, fresh.temporary_name(vm, name))
                 if whole:
-                    _unlink_regular(parent, name, path)
+                    fresh.remove_regular(parent, name, path)
         except OSError as error:
             raise HostError(path, "remove", str(error.strerror)) from error
         except SpecError as error:
@@ -277,43 +262,25 @@ class VolumeStore:
                 raise
 
 
-def _temporary(vm: str, name: str) -> str:
-    if not names.VM_ID.match(vm):
-        raise ValueError(f"{vm!r} is no id of a VM")
-    return f".lvagent-{vm}-{name}"
+def _check_apart(volumes: Sequence[Volume], chains: Mapping[int, tuple[Link, ...]]) -> None:
+    """No two volumes of a VM are one file, and none stands on one that the guest writes to."""
+    tops: dict[tuple[int, int], int] = {}
+    for index, chain in chains.items():
+        first = tops.setdefault(chain[0].identity, index)
+        if first != index:
+            raise SpecError(f"volumes[{index}].path", f"is the same file as volumes[{first}].path")
+    for index, chain in chains.items():
+        for link in chain[1:]:
+            other = tops.get(link.identity)
+            if other is not None and not volumes[other].readonly:
+                raise SpecError(f"volumes[{index}].path", f"stands on volumes[{other}].path, which the guest writes to")
 
 
-def _lay_out(file: int, layout: qcow2.Layout) -> None:
-    os.ftruncate(file, layout.length)
-    for offset, part in layout.parts:
-        if os.pwrite(file, part, offset) != len(part):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _unlink(parent: int, name: str) -> None:
-    try:
-        os.unlink(name, dir_fd=parent)
-    except FileNotFoundError:
-        return
-
-
-def _unlink_regular(parent: int, name: str, path: str) -> None:
-    try:
-        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISREG(found.st_mode):
-        raise HostError(path, "remove", "it is no regular file", hint="it is not what was made; look at it")
-    _unlink(parent, name)
-
-
-def _failure(path: str, error: OSError) -> HostError:
-    return HostError(path, "make", str(error.strerror), hint=_FULL_HINT if error.errno in _FULL else "")
-
-
-def _copy_failure(volume: Volume, error: CommandError) -> HostError:
-    for code in _FULL:
-        if os.strerror(code) in error.stderr:
-            return HostError(volume.path, "make", os.strerror(code), hint=_FULL_HINT)
-    hint = "" if error.code is not None else "raise volumes.timeout, or use volumes.copy = overlay"
-    return HostError(volume.path, "copy the image for", error.cause, hint=hint)
+def _check_image(link: Link, at: str) -> None:
+    if link.header.dirty:
+        raise SpecError(at, "the file was not closed properly", "qemu-img check -r all")
+    length = os.fstat(link.file).st_size
+    tail = os.pread(link.file, foreign.TAIL, max(0, length - foreign.TAIL))
+    besides = foreign.also(os.pread(link.file, link.header.header_end, 0), tail)
+    if besides:
+        raise SpecError(at, f"the file is a qcow2 file and {besides} at once", "make it anew: qemu-img convert")

@@ -11,7 +11,7 @@ address, own MAC or subnet may be among them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
@@ -74,12 +74,28 @@ class Range:
 Claim = Statement | Range
 
 
-def of_vm(vm: VmConfig) -> Iterator[Claim]:
-    """All claims of a VM; paths count in the order of positions."""
+@dataclass(frozen=True, slots=True)
+class Below:
+    """A volume that another one stands on (its backing file). ``at``: JSON path of the one above.
+
+    Only the host can tell. It is read, as by a VM that has it read-only: nobody may write to it.
+    """
+
+    path: str
+    at: str
+
+
+def of_vm(vm: VmConfig, below: Iterable[Below] = ()) -> Iterator[Claim]:
+    """All claims of a VM; paths count in the order of positions.
+
+    :param below: what its volumes stand on.
+    """
     for index, nic in enumerate(vm.networks):
         yield from of_nic(nic, vm.id, f"networks[{index}]")
     for index, volume in enumerate(vm.volumes):
         yield of_volume(volume, vm.id, f"volumes[{index}]")
+    for one in below:
+        yield Statement(About.VOLUME, one.path, "read-only", one.at)
 
 
 def of_nic(nic: Network, owner: str, path: str) -> Iterator[Claim]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lvagent.errors import Conflict, SpecError
-from lvagent.spec.claims import RIVALS, About, Claim, Kind, Range, Statement, of_nic, of_vm, of_volume
+from lvagent.spec.claims import RIVALS, About, Below, Claim, Kind, Range, Statement, of_nic, of_vm, of_volume
 from lvagent.spec.vm import Network, VmConfig, Volume
 
 _SAID = {
@@ -195,22 +195,26 @@ class Claims:
         for vm in vms:
             self.add(vm)
 
-    def add(self, vm: VmConfig) -> None:
-        """Take the VM in, in place of its older self."""
+    def add(self, vm: VmConfig, below: Iterable[Below] = ()) -> None:
+        """Take the VM in, in place of its older self.
+
+        :param below: what its volumes stand on.
+        """
         self.drop(vm.id)
-        self._claims[vm.id] = tuple(of_vm(vm))
+        self._claims[vm.id] = tuple(of_vm(vm, below))
         self._book.add(vm.id, self._claims[vm.id])
 
     def drop(self, vm: str) -> None:
         """Forget the VM of this id, if it is there."""
         self._book.drop(vm, self._claims.pop(vm, ()))
 
-    def check(self, vm: VmConfig) -> None:
+    def check(self, vm: VmConfig, below: Iterable[Below] = ()) -> None:
         """Compare a VM with all others; never with its own older self.
 
+        :param below: what its volumes stand on.
         :raise Conflict: it contradicts ``other``; ``path`` counts NICs and volumes in the order of their positions.
         """
-        clash = self._book.clash(vm.id, of_vm(vm))
+        clash = self._book.clash(vm.id, of_vm(vm, below))
         if clash is not None:
             message = f"{clash.message}: see {clash.other}"
             raise Conflict(message, path=clash.path, other=clash.other, hint=clash.hint)

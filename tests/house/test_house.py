@@ -247,6 +247,20 @@ def test_setup_installs_what_is_run() -> None:
     assert {word for word in found if PACKAGE_OF[word] and PACKAGE_OF[word] not in installed} == set()
 
 
+def test_qemu_img_is_started_in_one_place_and_told_every_format() -> None:
+    """A format that is not said is guessed from what a guest wrote."""
+    lists = [
+        (path.name, [word.value for word in node.elts if isinstance(word, ast.Constant)])
+        for path in modules("lvagent")
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.List) and any(getattr(word, "value", "") == "qemu-img" for word in node.elts)
+    ]
+    assert [name for name, _ in lists] == ["qemu_img.py"]
+    assert {"-f", "-O"} <= set(lists[0][1])
+    disk = (TREE / "templates/devices/disk.xml.j2").read_text()
+    assert re.findall(r'<driver name="qemu" type="(\w+)"', disk) == ["qcow2"]
+
+
 def test_ci_runs_what_the_readme_says() -> None:
     readme = (TREE / "README.md").read_text()
     assert "sudo make run" in readme

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lvagent.config import Settings
 from lvagent.errors import HostError
-from lvagent.host import files
+from lvagent.host import files, qemu_img
 from lvagent.host.images import cached, disk, packages
 from lvagent.host.run import run
 from lvagent.render import render
@@ -72,6 +72,7 @@ def build_debian(settings: Settings, *, watch: Callable[[str], None]) -> Path:
     key = cached.key(NAME, versions)
     if cached.is_current(image, key):
         return image
+    reader = qemu_img.account(settings.volumes.reader, "volumes.reader")
     with cached.locked(cache), cached.locked(image.parent):
         if cached.is_current(image, key):  # built by another while we waited
             return image
@@ -83,7 +84,7 @@ def build_debian(settings: Settings, *, watch: Callable[[str], None]) -> Path:
             watch(f"building {image}")
             packages.extract(grub, scratch / "grub")
             _root(archive, scratch / "root")
-            disk.make(_disk(scratch), scratch / "root", scratch, scratch / image.name)
+            disk.make(_disk(scratch), scratch / "root", scratch, scratch / image.name, reader)
     return image
 
 

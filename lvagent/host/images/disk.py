@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lvagent.errors import HostError
+from lvagent.host import fresh, qcow2, qemu_img
 from lvagent.host.run import run
 
 SECTOR = 512
@@ -21,6 +22,7 @@ MIB = 1 << 20
 BLOCK = 4096
 GRUB_MODULES = ("biosdisk", "part_msdos", "ext2", "linux16")
 BOOT_CODE = 440
+SECONDS = 600
 LINUX = 0x83
 BEYOND_CYLINDERS = b"\xfe\xff\xff"
 """CHS address of a sector that has none; BIOSes of this age use LBA."""
@@ -41,10 +43,11 @@ class Disk:
     extended: Sequence[str] = ()
 
 
-def make(disk: Disk, root: Path, scratch: Path, target: Path) -> None:
+def make(disk: Disk, root: Path, scratch: Path, target: Path, reader: tuple[int, int]) -> None:
     """Write the qcow2 ``target`` with the content of the folder ``root``.
 
     :param scratch: a folder for what is needed on the way; the caller removes it.
+    :param reader: uid and gid that qemu-img runs as.
     :raise CommandError: a tool failed (no space, say).
     """
     raw = scratch / "disk.raw"
@@ -52,7 +55,14 @@ def make(disk: Disk, root: Path, scratch: Path, target: Path) -> None:
         file.truncate(disk.size * MIB)
     _file_system(disk, root, raw)
     _boot(disk, raw, scratch)
-    run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(target)], timeout=600)
+    _convert(disk, raw, target, reader)
+
+
+def _convert(disk: Disk, raw: Path, target: Path, reader: tuple[int, int]) -> None:
+    raw.chmod(0o644)
+    with raw.open("rb") as source, target.open("xb+") as new:
+        fresh.lay_out(new.fileno(), qcow2.new(disk.size * MIB))
+        qemu_img.convert([source.fileno()], "raw", new.fileno(), disk.size * MIB, reader, SECONDS)
 
 
 def _file_system(disk: Disk, root: Path, raw: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lvagent.config import Settings
 from lvagent.errors import HostError
+from lvagent.host import qemu_img
 from lvagent.host.images import cached, cpio, disk, modules, packages
 from lvagent.host.run import run
 from lvagent.render import render
@@ -106,6 +107,7 @@ def build_tiny(settings: Settings, *, watch: Callable[[str], None]) -> Path:
 
     if is_current():
         return image
+    reader = qemu_img.account(settings.volumes.reader, "volumes.reader")
     with cached.locked(cache), cached.locked(image.parent):
         if is_current():  # built by another while we waited
             return image
@@ -116,7 +118,7 @@ def build_tiny(settings: Settings, *, watch: Callable[[str], None]) -> Path:
             watch(f"building {image}")
             material = _unpack(wanted, archives, scratch)
             _root(material, scratch / "root")
-            disk.make(_disk(material), scratch / "root", scratch, scratch / image.name)
+            disk.make(_disk(material), scratch / "root", scratch, scratch / image.name, reader)
             for path in _boot_files(settings):
                 (scratch / "root/boot" / path.name.removeprefix(f"{NAME}-")).rename(path)
     return image

@@ -14,60 +14,24 @@ from pathlib import Path
 
 import pytest
 
-from lvagent.config import Paths, Settings, Volumes
+from lvagent.config import Paths, Settings
 from lvagent.errors import Conflict, HostError, LvagentError, SpecError
 from lvagent.host import beneath
 from lvagent.host.run import run
 from lvagent.host.volumes import VolumeStore
 from lvagent.spec.status import ImageView
 from lvagent.spec.vm import Volume
+from tests.host.volumes.store import VM, Store, create, qemu_img
 
 pytestmark = pytest.mark.host
 
-VM = "i-0000000001"
 GIB = 1 << 30
 MIB = 1 << 20
-
-
-class Store:
-    """A store with folders of its own."""
-
-    def __init__(self, root: Path, *, copy: str = "overlay", user: str = "libvirt-qemu", timeout: int = 60) -> None:
-        self.volumes = root / "volumes"
-        self.images = root / "images"
-        self.outside = root / "outside"
-        for folder in (self.volumes, self.images, self.outside):
-            folder.mkdir(exist_ok=True)
-        volumes = Volumes(folders=(str(self.volumes),), copy=copy, user=user, group="kvm", timeout=timeout)
-        self.store = VolumeStore(Settings(paths=Paths(images=str(self.images)), volumes=volumes))
-
-    def path(self, name: str = "a.qcow2") -> str:
-        return str(self.volumes / name)
-
-    def volume(self, name: str = "a.qcow2", size: int | None = None, image: str | None = None) -> Volume:
-        return Volume(self.path(name), 0, size, image)
-
-    def check(self, *names: str) -> tuple[str, ...]:
-        return self.store.check([self.volume(name) for name in names or ("a.qcow2",)])
-
-    def refused(self, name: str = "a.qcow2") -> str:
-        with pytest.raises(SpecError) as caught:
-            self.check(name)
-        assert caught.value.path == "volumes[0].path"
-        return caught.value.message
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Store:
     return Store(tmp_path)
-
-
-def qemu_img(*arguments: object) -> str:
-    return run(["qemu-img", *map(str, arguments)])
-
-
-def create(path: Path | str, *options: object, size: str = "64M") -> None:
-    qemu_img("create", "-q", "-f", "qcow2", *options, path, size)
 
 
 def described(path: str) -> dict[str, object]:
@@ -88,14 +52,14 @@ def left(folder: Path) -> list[str]:
 
 def test_empty(site: Store) -> None:
     volume = site.volume(size=10)
-    assert site.store.check([volume]) == (volume.path,)
+    assert site.store.check([volume]).missing == (volume.path,)
     site.store.make(VM, volume)
     assert described(volume.path) == {"virtual-size": 10 * GIB}
     assert "No errors" in qemu_img("check", "-f", "qcow2", volume.path)
     found = os.stat(volume.path)
     assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o600, pwd.getpwnam("libvirt-qemu").pw_uid)
     assert left(site.volumes) == ["a.qcow2"]
-    assert site.store.check([volume]) == ()
+    assert site.store.check([volume]).missing == ()
 
 
 @pytest.mark.parametrize("size", [1, 512, 513, 8192, 65536])
@@ -114,7 +78,7 @@ def test_from_an_image(tmp_path: Path, copy: str, size_gb: int | None, virtual: 
     site = Store(tmp_path, copy=copy)
     source = image(site)
     volume = site.volume(size=size_gb, image="tiny")
-    assert site.store.check([volume]) == (volume.path,)
+    assert site.store.check([volume]).missing == (volume.path,)
     site.store.make(VM, volume)
     backing = {"backing-filename": str(source), "backing-filename-format": "qcow2"} if copy == "overlay" else {}
     assert described(volume.path) == {"virtual-size": virtual, **backing}
@@ -123,7 +87,7 @@ def test_from_an_image(tmp_path: Path, copy: str, size_gb: int | None, virtual: 
     assert "Pattern verification failed" not in read
     if size_gb is None:
         assert "identical" in qemu_img("compare", "-f", "qcow2", "-F", "qcow2", source, volume.path)
-    assert site.store.check([volume]) == ()
+    assert site.store.check([volume]).missing == ()
 
 
 def test_image_rules(site: Store) -> None:
@@ -138,7 +102,7 @@ def test_image_rules(site: Store) -> None:
         with pytest.raises(SpecError) as caught:
             site.store.check([volume])
         assert (caught.value.path, caught.value.message) == (path, message)
-    assert site.store.check([site.volume(size=3, image="tiny")]) == (site.path(),)
+    assert site.store.check([site.volume(size=3, image="tiny")]).missing == (site.path(),)
 
 
 def test_images(site: Store) -> None:
@@ -188,7 +152,7 @@ def test_paths(site: Store, path: str, message: str) -> None:
 def test_a_folder_below_is_fine(site: Store) -> None:
     (site.volumes / "team").mkdir()
     volume = site.volume("team/a.qcow2", 1)
-    assert site.store.check([volume]) == (volume.path,)
+    assert site.store.check([volume]).missing == (volume.path,)
     site.store.make(VM, volume)
     assert left(site.volumes / "team") == ["a.qcow2"]
     site.store.remove(VM, [volume.path])
@@ -361,7 +325,8 @@ OUTSIDE = "its backing file lies outside the volume and image folders"
         (_backed("/etc/passwd", "raw"), OUTSIDE),
         (_backed("/etc/passwd"), OUTSIDE),
         (_backed("{}/volumes/../../../../etc/passwd"), OUTSIDE),
-        (_backed("../outside/x.qcow2"), OUTSIDE),
+        (_backed("../outside/x.qcow2"), "its backing file is named by a relative path"),
+        (_backed("x.qcow2"), "its backing file is named by a relative path"),
         (_backed("nbd://192.0.2.1/x", "raw"), OUTSIDE),
         (_backed('json:{{"driver":"file","filename":"/etc/passwd"}}', "raw"), OUTSIDE),
         (_backed("file:{}/images/tiny.qcow2"), OUTSIDE),
@@ -375,9 +340,12 @@ OUTSIDE = "its backing file lies outside the volume and image folders"
         (_data_file, "the file has an external data file"),
         (_encrypted, "the file is encrypted"),
         (_raw, "the file is not a qcow2 file"),
-        (_other("vmdk"), "the file is not a qcow2 file"),
-        (_other("vdi"), "the file is not a qcow2 file"),
-        (_other("qed"), "the file is not a qcow2 file"),
+        (_other("vmdk"), "the file is not a qcow2 file, but a VMDK"),
+        (_other("vdi"), "the file is not a qcow2 file, but a VDI"),
+        (_other("qed"), "the file is not a qcow2 file, but a QED"),
+        (_other("vhdx"), "the file is not a qcow2 file, but a VHDX"),
+        (_other("vpc"), "the file is not a qcow2 file, but a VHD"),
+        (_other("qcow"), "the file is not a qcow2 file of version 2 or 3"),
     ],
 )
 def test_hostile_files(site: Store, make: Callable[[Store, Path], None], message: str) -> None:
@@ -451,9 +419,9 @@ def test_what_a_crash_left(site: Store) -> None:
 
 def test_unknown_owner(tmp_path: Path) -> None:
     site = Store(tmp_path, user="nobody-of-that-name")
-    with pytest.raises(HostError, match="owner of volumes") as caught:
+    with pytest.raises(HostError, match="nobody-of-that-name") as caught:
         site.store.make(VM, site.volume(size=1))
-    assert (caught.value.hint, left(site.volumes)) == ("set volumes.user, .group", [])
+    assert (caught.value.hint, left(site.volumes)) == ("make it, or set volumes.user", [])
 
 
 def test_no_folder(tmp_path: Path) -> None:

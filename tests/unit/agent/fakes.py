@@ -15,9 +15,10 @@ from lxml import etree
 from lvagent.agent.core import Agent, Parts
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
-from lvagent.errors import HostError, NotFound
+from lvagent.errors import HostError, NotFound, SpecError
 from lvagent.host.libvirt import DomainRecord, DomainState
 from lvagent.host.nft_read import Counted
+from lvagent.host.volumes import Judged
 from lvagent.plan import diff
 from lvagent.plan.resources import (
     Bridge,
@@ -35,6 +36,7 @@ from lvagent.plan.resources import (
 from lvagent.plan.wanted import Policy
 from lvagent.render.domain import DomainOptions
 from lvagent.render.element import find_element
+from lvagent.spec.claims import Below
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.status import ImageView, State
 from lvagent.spec.vm import Volume
@@ -210,17 +212,26 @@ class FakeMonitors:
 
 
 class FakeVolumes:
-    """The volume folders: a set of paths."""
+    """The volume folders: a set of paths, some of which stand on others; a hostile one is refused."""
 
     def __init__(self, breaker: Breaker) -> None:
         self._breaker = breaker
         self.paths: set[str] = set()
+        self.backing: dict[str, str] = {}
+        self.hostile: set[str] = set()
 
     def there(self, path: str, at: str) -> bool:
         return path in self.paths
 
-    def check(self, volumes: Sequence[Volume]) -> tuple[str, ...]:
-        return tuple(volume.path for volume in volumes if volume.path not in self.paths)
+    def check(self, volumes: Sequence[Volume]) -> Judged:
+        below = []
+        for number, volume in enumerate(volumes):
+            at = f"volumes[{number}].path"
+            if volume.path in self.hostile:
+                raise SpecError(at, "the file is encrypted")
+            if volume.path in self.backing:
+                below.append(Below(self.backing[volume.path], at))
+        return Judged(tuple(volume.path for volume in volumes if volume.path not in self.paths), tuple(below))
 
     def make(self, vm: str, volume: Volume) -> None:
         self._breaker.step("make volume")

@@ -11,6 +11,7 @@ from lvagent.agent.core import Agent
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
 from lvagent.errors import Conflict, HostError, LvagentError, NotFound, Unavailable
+from lvagent.host.volumes import Judged
 from lvagent.plan.resources import Bridge, Dhcp, Netns, PortFilter, Vxlan
 from lvagent.render.element import find_element, parse_element, render_element
 from lvagent.spec.status import Action, Outcome, State
@@ -288,7 +289,8 @@ def test_a_start_during_a_change_keeps_what_it_started_with(host: FakeHost) -> N
     agent.power(VM, Action.STOP)
     check = host.volumes.check
 
-    def meanwhile(volumes: Any) -> tuple[str, ...]:  # noqa: ANN401 - as the fake
+    def meanwhile(volumes: Any) -> Judged:  # noqa: ANN401 - as the fake
+        host.volumes.check = check  # type: ignore[method-assign] - the start judges them, too
         host.domains.start(VM)
         return check(volumes)
 

@@ -129,6 +129,13 @@ def test_what_is_no_toml(write, text, encoding, why):
         ("[volumes]\nfolders = []\n", "volumes.folders", "() cannot be"),
         ("[volumes]\nfolders = ['srv']\n", "volumes.folders", "('srv',) cannot be"),
         ("[volumes]\ncopy = 'link'\n", "volumes.copy", "'link' cannot be"),
+        ("[volumes]\nreader = 'root'\n", "volumes.reader", "'root' cannot be"),
+        ("[volumes]\nlargest_gb = 0\n", "volumes.largest_gb", "0 cannot be"),
+        (
+            "[volumes]\nfolders = ['/v', '/var/lib/lvagent/images/']\n",
+            "volumes.folders",
+            "the image folder is among them",
+        ),
         ("[sweep]\ninterval = 0\n", "sweep.interval", "0 cannot be"),
         ("[paths]\nrun = 'run'\n", "paths.run", "is not an absolute path"),
     ],
