@@ -167,7 +167,7 @@ class DhcpServer:
     def _make_folders(self, vpc: str) -> None:
         folder = self._folder(vpc)
         try:
-            self._base.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            files.folder(self._base.parent)
             for path in (self._base, folder, folder / texts.HOSTS, folder / texts.NAMES):
                 path.mkdir(mode=0o755, exist_ok=True)
                 path.chmod(0o755)

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from lvagent.host import files
+
 T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000
@@ -106,7 +108,7 @@ def create(path: str) -> bool:
     :raise OSError: no right to, or no such folder can be made.
     """
     folder = Path(path).parent
-    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    files.folder(folder)
     with _locked(folder):
         if exists(path):
             return False
@@ -130,7 +132,7 @@ def prepare(folder: str) -> None:
 
     :raise OSError: no right to, or no such folder can be made.
     """
-    Path(folder).mkdir(mode=0o755, parents=True, exist_ok=True)
+    files.folder(Path(folder))
     with _locked(Path(folder)):
         _share(folder)
 

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from lvagent.plan.resources import Guest, GuestNic
 
-REVISION = 1
+REVISION = 2
 """Of the service: raised when it speaks or serves otherwise. An agent replaces a service of another revision."""
 
 MAX_MESSAGE = 4 << 20
