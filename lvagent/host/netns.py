@@ -62,10 +62,14 @@ def inside(path: str, function: Callable[[], T]) -> T:
             os.close(descriptor)
         return function()
 
-    return _in_thread(body)
+    return in_thread(body)
 
 
-def _in_thread(body: Callable[[], T]) -> T:
+def in_thread(body: Callable[[], T]) -> T:
+    """Call a function in a thread made for it: whatever namespace it enters, no other thread is there.
+
+    :return: what it returns. Whatever it raises comes through as it is.
+    """
     result: list[T] = []
     failure: list[BaseException] = []
 
@@ -120,7 +124,7 @@ def create(path: str) -> bool:
             _check(_libc.mount(_OURS.encode(), path.encode(), b"none", _MS_BIND, None), path)
 
         try:
-            _in_thread(body)
+            in_thread(body)
         except OSError:
             os.unlink(path)
             raise

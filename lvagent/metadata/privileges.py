@@ -90,7 +90,8 @@ def _leave_files(root: str) -> None:
     flags = _NO_SETUID | _NO_DEVICES | _NO_PROGRAMS
     _mount("none", "/", "", _PRIVATE | _RECURSIVE)
     _mount("nothing", root, "tmpfs", flags, "size=4k,nr_inodes=2,mode=555")
-    os.mkdir(f"{root}/nothing", 0o555)
+    os.mkdir(f"{root}/nothing")
+    os.chmod(f"{root}/nothing", 0o555)
     _mount("nothing", root, "", flags | _READ_ONLY | _REMOUNT)
     os.chdir(root)
     privileges.check(_libc.syscall(_PIVOT_ROOT, b".", b"."), "pivot_root")

@@ -79,7 +79,9 @@ def test_what_it_makes_is_closed_to_others_but_for_a_reason(agent_lab: LabHost) 
     spec = guest(1, KEY, user_data="#!/bin/sh\n")
     assert agent_lab.api("PUT", f"/v1/vms/{spec['id']}", spec).status == 201
     places = ["/run/lvagent", "/var/lib/lvagent/volumes", "/var/lib/lvagent/state"]
-    found = agent_lab.run(["find", *places, "-mindepth", "1", "-perm", "/007", "-printf", "%m %p\n"]).stdout.splitlines()
+    found = agent_lab.run(
+        ["find", *places, "-mindepth", "1", "-perm", "/007", "-printf", "%m %p\n"]
+    ).stdout.splitlines()
     dnsmasq = "/run/lvagent/dnsmasq"
     assert [row for row in found if dnsmasq not in row] == []
     assert {row.split()[0] for row in found} == {"755", "644"}

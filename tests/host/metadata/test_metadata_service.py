@@ -28,7 +28,7 @@ from lvagent.errors import HostError
 from lvagent.host import daemons, netns
 from lvagent.host.imds import MetadataService, digest
 from lvagent.host.run import run
-from lvagent.metadata import wire
+from lvagent.metadata import privileges, wire
 from lvagent.metadata.limits import Limits
 from tests.host.metadata.site import V4, V6, Client, exchange, furnish, guest, guest_in, ip, share, vpc
 
@@ -37,6 +37,13 @@ pytestmark = pytest.mark.host
 USER = "nobody"
 SECRET = b"#!/bin/sh\necho a-very-secret-word\n"
 LIMITS = Limits()
+OWN = ("net", "mnt", "uts", "ipc", "pid")
+NONE = ("Max core file size", "Max processes", "Max locked memory", "Max msgqueue size", "Max nice priority")
+LIMITED = {
+    **{name: ["0", "0"] for name in NONE},
+    "Max address space": [str(privileges.MEMORY)] * 2,
+    "Max file size": [str(privileges.LOG)] * 2,
+}
 
 
 def settings_in(folder: Path) -> Settings:
@@ -87,6 +94,12 @@ def kill(pid: int) -> None:
         assert select.select([pidfd], [], [], 5)[0]
     finally:
         os.close(pidfd)
+
+
+def limits_of(pid: int) -> dict[str, list[str]]:
+    """The limits of a process, soft and hard, by the kernel's names."""
+    rows = Path(f"/proc/{pid}/limits").read_text().splitlines()[1:]
+    return {row[:26].strip(): row[26:68].split() for row in rows}
 
 
 @pytest.mark.parametrize("server", [V4, V6])
@@ -271,11 +284,14 @@ def test_the_process_has_nothing_of_root(service: MetadataService, one_vpc: str,
     assert status["Umask"] == ["0077"]
     assert os.listdir(f"/proc/{pid}/root") == []
     assert netns.inode(f"/proc/{pid}/ns/net") not in (netns.inode("/proc/self/ns/net"), netns.inode(one_vpc))
-    limits = [line.split() for line in Path(f"/proc/{pid}/limits").read_text().splitlines()]
-    assert [line[4:6] for line in limits if line[:3] == ["Max", "core", "file"]] == [["0", "0"]]
-    (files,) = (line[3:5] for line in limits if line[:3] == ["Max", "open", "files"])
-    assert files[0] == files[1]
-    assert int(files[0]) >= resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    assert {
+        kind for kind in OWN if netns.inode(f"/proc/{pid}/ns/{kind}") == netns.inode(f"/proc/self/ns/{kind}")
+    } == set()
+    assert [line.split()[4] for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()] == []
+    limits = limits_of(pid)
+    assert LIMITED.items() <= limits.items()
+    assert limits["Max open files"][0] == limits["Max open files"][1]
+    assert int(limits["Max open files"][0]) >= resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     assert os.getsid(pid) != os.getsid(0)
     kinds = {os.readlink(f"/proc/{pid}/fd/{name}").partition(":")[0] for name in os.listdir(f"/proc/{pid}/fd")}
     assert kinds == {"/dev/null", "socket", "anon_inode", f"{folder}/state/metadata.log"}
