@@ -61,6 +61,7 @@ def give_up(user: str, root: str, keep: Collection[int]) -> None:
     if account.pw_uid == 0:
         raise PermissionError(f"{user} is root")
     _close_others(keep)
+    _be_the_first_to_go()
     os.umask(0o077)
     privileges.check(_libc.unshare(_NEW_MOUNTS | _NEW_NAME | _NEW_IPC | _NEW_NETWORK), "unshare")
     # Without CAP_SETPCAP the set stays as it is, which no_new_privileges makes worth nothing.
@@ -74,6 +75,12 @@ def give_up(user: str, root: str, keep: Collection[int]) -> None:
     privileges.keep(())
     privileges.no_new_privileges()
     privileges.no_dumps()
+
+
+def _be_the_first_to_go() -> None:
+    """When memory runs out this process goes before the agent, whose score it has inherited."""
+    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("0")
 
 
 def _close_others(keep: Collection[int]) -> None:

@@ -51,7 +51,11 @@ def service_unit(command: Sequence[str]) -> str:
     if not command or not command[0].startswith("/"):
         raise SpecError("service.command", "the program has no absolute path", "such as /usr/bin/lvagent")
     try:
-        return render("lvagent.service.j2", command=" ".join(_argument(text) for text in command))
+        return render(
+            "lvagent.service.j2",
+            command=" ".join(_argument(text) for text in command),
+            capabilities=[f"CAP_{name.upper()}" for name in sorted((*CAPABILITIES, *STARTING))],
+        )
     except ValueError as error:
         raise SpecError("service.command", str(error)) from None
 

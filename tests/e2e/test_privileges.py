@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from lvagent.host.privileges import NUMBERS
-from lvagent.render.unit import CAPABILITIES
+from lvagent.render.unit import CAPABILITIES, service_unit
 from tests.e2e.specs import guest, nic, vm
-from tests.lab.host import LabHost
+from tests.lab.host import TREE, LabHost
 
 pytestmark = pytest.mark.e2e
 
@@ -54,9 +55,14 @@ def test_every_thread_has_what_is_documented_and_no_more(agent_lab: LabHost) -> 
     assert agent_lab.api("DELETE", "/v1/vms/i-0000000001").status == 204
 
 
-def test_a_whole_life_with_it(agent_lab: LabHost) -> None:
+def test_a_whole_life_as_the_unit_has_it(agent_lab: LabHost) -> None:
+    """With the unit's seccomp filters around it, made here as systemd makes them."""
     agent_lab.kill_agent(signal.SIGTERM)
-    agent_lab.start_agent({"LVAGENT_SWEEP_INTERVAL": "1", "LVAGENT_VOLUMES_COPY": "full"})
+    unit = agent_lab.path("/run/lvagent.service")
+    unit.write_text(service_unit(["/usr/bin/lvagent", "serve"]))
+    within = [sys.executable, "-P", str(TREE / "tests/e2e/unit_sandbox.py"), "/run/lvagent.service"]
+    agent_lab.start_agent({"LVAGENT_SWEEP_INTERVAL": "1", "LVAGENT_VOLUMES_COPY": "full"}, within=within)
+    assert status(agent_lab.agent_pid)["Seccomp_filters"] == "1"
     spec = guest(1, KEY, nic(), OTHER, user_data="#!/bin/sh\n")
     path = f"/v1/vms/{spec['id']}"
     assert agent_lab.api("PUT", path, spec).status == 201
@@ -68,7 +74,7 @@ def test_a_whole_life_with_it(agent_lab: LabHost) -> None:
         agent_lab.run(["kill", "-9", *map(str, pids)])
     until(lambda: all((new := inside(agent_lab, text)) and new != old for text, old in services.items()))
     agent_lab.kill_agent()
-    agent_lab.start_agent()
+    agent_lab.start_agent(within=within)
     assert agent_lab.api("PUT", path, {**spec, "keys": []}).status == 200
     assert agent_lab.api("DELETE", f"{path}?volumes=delete").status == 204
     assert agent_lab.run(["ls", "/run/netns", "/var/lib/lvagent/volumes"]).stdout.count("vpc-") == 0
@@ -92,13 +98,8 @@ def test_where_it_cannot_drop_it_says_so_and_goes_on(fresh_lab: Callable[[], Lab
     lab = fresh_lab()
     lab.run(["lvagent", "hook", "install"])
     lab.reload_libvirtd()
-    agent = ["setpriv", "--bounding-set", "-setpcap", "lvagent", "serve"]
-    with open(lab.path("/var/log/lvagent.log"), "wb") as log:
-        running = lab.popen(agent, stdout=log, stderr=log)
-    until(lambda: "serving on" in lab.agent_log())
+    lab.start_agent(within=["setpriv", "--bounding-set", "-setpcap"])
     assert "the agent has no CAP_SETPCAP" in lab.agent_log()
     assert "the commands of the agent keep all capabilities" in lab.agent_log()
-    until(lambda: lab.api("GET", "/readyz").status == 200)
     assert lab.api("PUT", "/v1/vms/i-0000000001", vm(1)).status == 201
     assert lab.api("DELETE", "/v1/vms/i-0000000001").status == 204
-    assert running.poll() is None
