@@ -14,7 +14,7 @@ import pytest
 from lvagent.host.privileges import NUMBERS
 from lvagent.render.unit import CAPABILITIES, service_unit
 from tests.e2e.specs import guest, nic, vm
-from tests.lab.host import TREE, LabHost
+from tests.lab.host import TREE, LabHost, tree_environment
 
 pytestmark = pytest.mark.e2e
 
@@ -53,6 +53,29 @@ def test_every_thread_has_what_is_documented_and_no_more(agent_lab: LabHost) -> 
     assert [row.split()[4:6] for row in limits if row.startswith("Max core file")] == [["0", "0"]]
     assert "CAP_" not in agent_lab.agent_log()
     assert agent_lab.api("DELETE", "/v1/vms/i-0000000001").status == 204
+
+
+TRIES = r"""
+import ctypes, mmap, socket
+libc = ctypes.CDLL(None, use_errno=True)
+def call(name, *words):
+    return 0 if getattr(libc, name)(*words) >= 0 else ctypes.get_errno()
+def memory(prot):
+    try:
+        mmap.mmap(-1, 4096, prot=prot)
+    except PermissionError:
+        return 1
+    return 0
+print(call("unshare", 0x10000000), call("unshare", 0x04000000), call("ptrace", 0, 0, 0, 0), memory(7), memory(3),
+      call("socket", 29, 3, 1), call("socket", 16, 3, 0), call("setns", 0, 0))
+"""
+
+
+def test_the_filters_around_it_are_such(lab: LabHost) -> None:
+    lab.path("/run/lvagent.service").write_text(service_unit(["/usr/bin/lvagent", "serve"]))
+    within = [sys.executable, "-P", str(TREE / "tests/e2e/unit_sandbox.py"), "/run/lvagent.service"]
+    done = lab.run([*within, sys.executable, "-c", TRIES], env=tree_environment())
+    assert done.stdout.split() == ["1", "0", "1", "1", "0", "97", "0", "1"]  # EPERM; 97: EAFNOSUPPORT
 
 
 def test_a_whole_life_as_the_unit_has_it(agent_lab: LabHost) -> None:
