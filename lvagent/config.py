@@ -118,9 +118,11 @@ class Volumes:
 
 @dataclass(frozen=True, slots=True)
 class MetadataSettings:
-    """``user``: the account the metadata process runs as."""
+    """``user``: the account the metadata process runs as. ``hops``: how far the answer with a session token goes: 1 to
+    the guest itself, 2 also to a container behind it."""
 
     user: str = "lvagent-metadata"
+    hops: int = 1
     user_data_max: int = 65_536 - 1024
 
 
@@ -294,6 +296,7 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "volumes.copy": _one_of("overlay", "full"),
     "volumes.timeout": _between(1, 86_400),
     "metadata.user_data_max": _between(0, 65_536 - 1024),
+    "metadata.hops": _between(1, 64),
     "sweep.interval": _between(1, 86_400),
 }
 """What a setting of the right type must be besides; each returns nothing, or what would be right."""

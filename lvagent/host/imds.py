@@ -74,7 +74,7 @@ class MetadataService:
         inode = netns.inode(self._namespace(vpc))
         with self._errors(MODULE, "ask"):
             found = self._ask({"op": "list", "vpc": vpc})
-            if found.get("revision") != wire.REVISION:
+            if not self._is_current(found):
                 return None
             for share in wire.objects(found, "vpcs"):
                 if share.get("inode") == inode and share.get("attached") is True:
@@ -139,13 +139,17 @@ class MetadataService:
         except ConnectionError:
             return {}
 
+    def _is_current(self, answer: wire.Json) -> bool:
+        """Whether a service that answers so is as this agent would start it."""
+        return wire.kind(self._settings.metadata.hops).items() <= answer.items()
+
     def _namespace(self, vpc: str) -> str:
         return f"{self._settings.paths.netns}/{vpc}"
 
     def _converge(self, wanted: Metadata) -> None:
         with self._talk(self._connect() or self._start()) as control:
             service = control.ask({"op": "ping"})
-            if service.get("revision") == wire.REVISION:
+            if self._is_current(service):
                 self._subtract(control, wanted)
                 return
         self._end(wire.number(service, "pid"))
@@ -252,7 +256,11 @@ class MetadataService:
         log = os.open(self._log, flags, 0o600)
         try:
             with self._bind() as listener:
-                self._execute(["--user", user, f"--root={empty}"], listener.fileno(), log)
+                self._execute(
+                    ["--user", user, f"--root={empty}", f"--hops={self._settings.metadata.hops}"],
+                    listener.fileno(),
+                    log,
+                )
         finally:
             os.close(log)
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from lvagent.metadata.control import Control
 from lvagent.metadata.journal import Journal
+from lvagent.metadata.limits import Limits
 from lvagent.metadata.privileges import give_up, leave_pids
 from lvagent.metadata.service import Service
 
@@ -47,6 +48,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--control-fd", type=int, required=True, help="the listening unix socket of the agent")
     parser.add_argument("--log-fd", type=int, required=True, help="the log, open for appending")
     parser.add_argument("--user", required=True, help="whom to become")
+    parser.add_argument("--hops", type=int, required=True, help="how far an answer with a token goes")
     parser.add_argument("--root", required=True, help="an empty folder")
     parser.add_argument("--name", help="told apart by this from another; not used")
     return parser.parse_args(argv)
@@ -75,7 +77,7 @@ def _daemon(options: argparse.Namespace, parent: int) -> int:
         os.write(parent, f"cannot become {options.user}: {error}".encode())
         return 1
     os.close(parent)
-    asyncio.run(_serve(listener, pid))
+    asyncio.run(_serve(listener, pid, options.hops))
     return 0
 
 
@@ -87,8 +89,8 @@ def _detach_streams() -> None:
     os.close(nowhere)
 
 
-async def _serve(listener: socket.socket, pid: int) -> None:
-    service = Service()
+async def _serve(listener: socket.socket, pid: int, hops: int) -> None:
+    service = Service(Limits(hops=hops))
     serving = asyncio.create_task(Control(listener, service, pid).serve())
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, serving.cancel)

@@ -118,9 +118,9 @@ class Dialogue:
     async def _act(self, op: str, message: wire.Json) -> wire.Json:
         match op:
             case "ping":
-                return {"pid": self._pid, "revision": wire.REVISION}
+                return {"pid": self._pid, **self._kind()}
             case "list":
-                return {"vpcs": [_summary(share) for share in self._listed(message)], "revision": wire.REVISION}
+                return {"vpcs": [_summary(share) for share in self._listed(message)], **self._kind()}
             case "table":
                 share = self._service.share(wire.text(message, "vpc"), wire.number(message, "inode"))
                 return {"attached": bool(share and share.attached), "table": share.table if share else {}}
@@ -133,6 +133,9 @@ class Dialogue:
                 await self._service.detach(wire.text(message, "vpc"), inode)
                 return {}
         raise wire.Malformed("there is no such op")
+
+    def _kind(self) -> wire.Json:
+        return wire.kind(self._service.hops)
 
     def _listed(self, message: wire.Json) -> list[Share]:
         only = wire.text(message, "vpc") if "vpc" in message else None

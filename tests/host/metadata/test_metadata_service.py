@@ -13,28 +13,39 @@ import signal
 import socket
 import stat
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import lvagent
-from lvagent.config import MetadataSettings, Paths, Settings
+from lvagent.config import MetadataSettings
 from lvagent.errors import HostError
-from lvagent.host import daemons, netns
+from lvagent.host import netns
 from lvagent.host.imds import MetadataService, digest
 from lvagent.host.run import run
 from lvagent.metadata import privileges, wire
 from lvagent.metadata.limits import Limits
-from tests.host.metadata.site import V4, V6, Client, exchange, furnish, guest, guest_in, ip, share, vpc
+from tests.host.metadata.site import (
+    USER,
+    V4,
+    V6,
+    Client,
+    exchange,
+    furnish,
+    guest,
+    guest_in,
+    ip,
+    pids,
+    settings_in,
+    share,
+    vpc,
+)
 
 pytestmark = pytest.mark.host
 
-USER = "nobody"
 SECRET = b"#!/bin/sh\necho a-very-secret-word\n"
 LIMITS = Limits()
 OWN = ("net", "mnt", "uts", "ipc", "pid")
@@ -44,47 +55,6 @@ LIMITED = {
     "Max address space": [str(privileges.MEMORY)] * 2,
     "Max file size": [str(privileges.LOG)] * 2,
 }
-
-
-def settings_in(folder: Path) -> Settings:
-    return Settings(
-        paths=Paths(run=str(folder / "run"), state=str(folder / "state")), metadata=MetadataSettings(user=USER)
-    )
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(dir="/run", prefix="lvagent-test-"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made)
-
-
-@pytest.fixture
-def service(folder: Path) -> Iterator[MetadataService]:
-    made = MetadataService(settings_in(folder))
-    try:
-        yield made
-    finally:
-        made.stop()
-        assert pids(folder) == []
-
-
-@pytest.fixture
-def one_vpc() -> Iterator[str]:
-    with vpc() as name:
-        yield name
-
-
-@pytest.fixture
-def clients(one_vpc: str) -> Iterator[tuple[Client, Client]]:
-    with guest_in(one_vpc, 5) as first, guest_in(one_vpc, 6) as second:
-        yield first, second
-
-
-def pids(folder: Path) -> list[int]:
-    program = os.path.basename(os.path.realpath(sys.executable))
-    return daemons.running(daemons.Identity(program, f"--name={folder}/run/metadata.sock"))
 
 
 def kill(pid: int) -> None:
@@ -357,7 +327,7 @@ def test_a_wrong_message_is_answered(
         client.sendall(line)
         assert json.loads(client.recv(4096)).get("error", "") == error
         client.sendall(b'{"op":"ping"}\n')
-        assert json.loads(client.recv(4096)) == {"pid": pids(folder)[0], "revision": wire.REVISION}
+        assert json.loads(client.recv(4096)) == {"pid": pids(folder)[0], **wire.kind(1)}
 
 
 def test_ensure_again_and_changes(service: MetadataService, one_vpc: str, clients: tuple[Client, Client]) -> None:
