@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from lvagent.host.privileges import NUMBERS
 from lvagent.render.unit import CAPABILITIES, STARTING, service_unit
 
@@ -55,6 +57,14 @@ def test_it_may_have_what_the_agent_keeps_and_what_its_start_needs() -> None:
     names = {name.removeprefix("CAP_").lower() for name in settings()["CapabilityBoundingSet"].split()}
     assert names == {*CAPABILITIES, *STARTING}
     assert names <= NUMBERS.keys()
+
+
+def test_the_documentation_names_what_is_kept() -> None:
+    operations = (Path(__file__).parents[3] / "docs/operations.md").read_text()
+    rows = [row.split("|") for row in operations.splitlines() if row.startswith("| `CAP_")]
+    told = {name.strip(" `").removeprefix("CAP_").lower(): row[2].strip() for row in rows for name in row[1].split(",")}
+    assert told.keys() == CAPABILITIES.keys()
+    assert {name: why for name, why in CAPABILITIES.items() if why != told[name] and why != "as setgid"} == {}
 
 
 def test_the_namespaces_it_makes_are_allowed() -> None:
