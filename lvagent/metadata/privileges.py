@@ -19,6 +19,7 @@ import os
 import pwd
 import resource
 from collections.abc import Collection
+from pathlib import Path
 
 from lvagent.host import privileges
 
@@ -79,8 +80,9 @@ def give_up(user: str, root: str, keep: Collection[int]) -> None:
 
 def _be_the_first_to_go() -> None:
     """When memory runs out this process goes before the agent, whose score it has inherited."""
-    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-        file.write("0")
+    score = Path("/proc/self/oom_score_adj")
+    if int(score.read_text()) < 0:  # one that somebody has raised may not be lowered
+        score.write_text("0")
 
 
 def _close_others(keep: Collection[int]) -> None:
