@@ -155,9 +155,11 @@ class Volumes:
 
 @dataclass(frozen=True, slots=True)
 class MetadataSettings:
-    """``user``: the account the metadata process runs as."""
+    """``user``: the account the metadata process runs as. ``hops``: how far the answer with a session token goes: 1 to
+    the guest itself, 2 also to a container behind it."""
 
     user: str = "lvagent-metadata"
+    hops: int = 1
     user_data_max: int = 65_536 - 1024
 
 
@@ -339,6 +341,7 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "volumes.reader": _form(r"(?!root$).+", "an account that owns nothing, not root"),
     "volumes.largest_gb": _between(1, 65_536),
     "metadata.user_data_max": _between(0, 65_536 - 1024),
+    "metadata.hops": _between(1, 64),
     "sweep.interval": _between(1, 86_400),
 }
 """What a setting of the right type must be besides; each returns nothing, or what would be right."""

@@ -65,7 +65,7 @@ def put(path: Path, text: str, *, mode: int) -> bool:
                 return False
             if MARK not in there:
                 raise HostError(str(path), "write", "a file of that name is there that is not of lvagent")
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        files.folder(path.parent)
         files.write(path, text, mode=mode)
     except OSError as error:
         raise HostError(str(path), "write", error.strerror or str(error)) from error

@@ -11,7 +11,6 @@ import fcntl
 import logging
 import os
 import queue
-import resource
 import signal
 import socket
 import sys
@@ -31,7 +30,7 @@ from lvagent.api.operations import Operations
 from lvagent.api.server import ApiServer
 from lvagent.config import Settings
 from lvagent.errors import HostError
-from lvagent.host import host
+from lvagent.host import bridge_netfilter, files, host, privileges
 from lvagent.host.audit import AuditLog
 from lvagent.host.dnsmasq import DhcpServer
 from lvagent.host.imds import MetadataService
@@ -41,11 +40,12 @@ from lvagent.host.qmp import Monitor
 from lvagent.host.tokens import TokenStore
 from lvagent.host.volumes import VolumeStore
 from lvagent.observe.events import LibvirtEvents, run_event_loop
+from lvagent.render.unit import CAPABILITIES
 
 log = logging.getLogger(__name__)
 
-OPEN_FILES = 65_536
-"""Descriptors: some four for each VPC, and one for each request."""
+OPEN_FILES = 262_144
+"""Descriptors: some four for each VPC, and one for each request; the metadata process inherits the limit."""
 
 
 def build(settings: Settings) -> Agent:
@@ -84,7 +84,7 @@ def serve(settings: Settings) -> int:
     )
     _folders(settings)
     with _alone(settings):
-        _raise_limits()
+        _give_up_privileges()
         stopped = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: stopped.set())
@@ -168,7 +168,7 @@ def _folders(settings: Settings) -> None:
         *((folder, 0o711) for folder in settings.volumes.folders),
     ):
         try:
-            Path(folder).mkdir(mode=mode, parents=True, exist_ok=True)
+            files.folder(Path(folder), mode)
         except OSError as error:
             raise HostError(folder, "make", error.strerror or str(error)) from error
 
@@ -181,6 +181,7 @@ def _alone(settings: Settings) -> Iterator[None]:
     """
     path = Path(settings.paths.run) / "agent.lock"
     with path.open("a") as file:
+        os.fchmod(file.fileno(), 0o600)  # whoever may open it may lock it
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -200,10 +201,11 @@ def _notify(state: str) -> None:
         manager.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
-def _raise_limits() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = max(hard, OPEN_FILES)
+def _give_up_privileges() -> None:
+    """Do what needs more than the agent keeps, and keep the rest. No thread has been started yet."""
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    except (ValueError, OSError):  # not allowed to raise the hard limit
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        bridge_netfilter.load()
+    except HostError as error:
+        log.warning("%s", error)  # a create says it again; nothing else needs it
+    privileges.raise_open_files(OPEN_FILES)
+    privileges.confine(CAPABILITIES)

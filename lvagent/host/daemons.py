@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lvagent.errors import HostError
-from lvagent.host import netns
 from lvagent.host.run import run
+from lvagent.host.view import View
 
 SYSTEMD = "/run/systemd/system"
 """There exactly when systemd is PID 1 (sd_booted(3))."""
@@ -50,20 +50,21 @@ class Identity:
         return os.path.basename(program) == self.program and self.argument.encode() in arguments
 
 
-def start(argv: Sequence[str], *, namespace: str, unit: str, timeout: float = 10) -> None:
+def start(argv: Sequence[str], *, namespace: str, view: View, unit: str, timeout: float = 10) -> None:
     """Start a daemon that puts itself into the background once it serves.
 
     :param namespace: path of the network namespace it shall live in ('': where we are).
+    :param view: what it sees of the host's files.
     :param unit: the beginning of the name of its systemd scope.
     :param timeout: seconds that it may take until it serves.
     :raise CommandError: it could not start; carries what it wrote to stderr.
-    :raise HostError: there is no such namespace.
+    :raise HostError: there is no such namespace, or the view cannot be made.
     """
     command = [*_scope(unit), *argv]
     try:
-        netns.inside(namespace, lambda: run(command, timeout=timeout))
+        view.within(namespace, lambda: run(command, timeout=timeout))
     except OSError as error:
-        raise HostError(argv[0], "start", f"namespace {namespace}: {error.strerror}") from error
+        raise HostError(argv[0], "start", f"{error.filename or namespace}: {error.strerror}") from error
 
 
 def _scope(unit: str) -> list[str]:

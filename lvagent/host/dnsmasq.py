@@ -21,9 +21,17 @@ from pathlib import Path
 from lvagent.config import Settings
 from lvagent.errors import CommandError, HostError
 from lvagent.host import daemons, dnsmasq_files, files
+from lvagent.host.view import View
 from lvagent.plan.resources import Dhcp
 from lvagent.render import dnsmasq as texts
 from lvagent.spec import names
+
+HIDDEN = (
+    "/boot", "/dev/shm", "/etc/libvirt", "/etc/lvagent", "/home", "/media", "/mnt", "/opt", "/root", "/run/libvirt",
+    "/run/user", "/srv", "/tmp", "/var/cache", "/var/lib/libvirt", "/var/lib/lvagent", "/var/log", "/var/spool",
+    "/var/tmp",
+)  # fmt: skip
+"""Folders that a dnsmasq sees empty: it needs none of them. libvirt's read-only socket is in /run/libvirt."""
 
 
 class DhcpServer:
@@ -33,6 +41,8 @@ class DhcpServer:
         self._base = Path(settings.paths.run) / "dnsmasq"
         self._netns = settings.paths.netns
         self._lease = settings.vpc.lease
+        paths = settings.paths
+        self._hidden = (*HIDDEN, paths.run, paths.state, paths.images, *settings.volumes.folders)
 
     def observe(self, vpc: str) -> Dhcp | None:
         """What the running dnsmasq of a VPC serves.
@@ -167,7 +177,7 @@ class DhcpServer:
     def _make_folders(self, vpc: str) -> None:
         folder = self._folder(vpc)
         try:
-            self._base.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            files.folder(self._base.parent)
             for path in (self._base, folder, folder / texts.HOSTS, folder / texts.NAMES):
                 path.mkdir(mode=0o755, exist_ok=True)
                 path.chmod(0o755)
@@ -187,7 +197,8 @@ class DhcpServer:
 
     def _spawn(self, vpc: str) -> None:
         argv = ["dnsmasq", self._identity(vpc).argument]
-        daemons.start(argv, namespace=f"{self._netns}/{vpc}", unit=f"lvagent-dnsmasq-{vpc}")
+        view = View(str(self._folder(vpc)), self._hidden, self._netns)
+        daemons.start(argv, namespace=f"{self._netns}/{vpc}", view=view, unit=f"lvagent-dnsmasq-{vpc}")
 
 
 def _check_reachable(folder: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lvagent.config import Settings
 from lvagent.errors import HostError
-from lvagent.host import bridge_netfilter, links, netns, nft_read, sysctl
+from lvagent.host import bridge_netfilter, files, links, netns, nft_read, sysctl
 from lvagent.host.links import Link
 from lvagent.host.netlink import Message
 from lvagent.host.netspace import Netspace, translated
@@ -55,7 +55,7 @@ class FabricSide:
     def locked(self) -> Iterator[None]:
         """Hold the lock of the underlay side; not to be taken twice."""
         with translated(str(self._lock), "lock"):
-            self._lock.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            files.folder(self._lock.parent)
             descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -30,6 +30,25 @@ def write(path: Path, content: str | bytes, *, mode: int = 0o644, sync: bool = T
         raise
 
 
+def folder(path: Path, mode: int = 0o755) -> None:
+    """Make a folder that is not there, and those above it, whatever the umask.
+
+    :param mode: permission bits of the folder; those above it get 0755.
+    :raise OSError: it cannot be made.
+    """
+    if path.is_dir():
+        return
+    if path.parent != path:
+        folder(path.parent)
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:  # another thread was first; or it is no folder
+        if not path.is_dir():
+            raise
+        return
+    path.chmod(mode)
+
+
 def remove(path: Path) -> None:
     """Make sure that there is no such file."""
     with contextlib.suppress(FileNotFoundError):

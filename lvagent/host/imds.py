@@ -22,8 +22,7 @@ from pathlib import Path
 import lvagent
 from lvagent.config import Settings
 from lvagent.errors import HostError, Unavailable
-from lvagent.host import daemons, netns
-from lvagent.host.files import remove as remove_file
+from lvagent.host import daemons, files, netns
 from lvagent.host.run import run
 from lvagent.metadata import wire
 from lvagent.plan.resources import Guest, Metadata
@@ -75,7 +74,7 @@ class MetadataService:
         inode = netns.inode(self._namespace(vpc))
         with self._errors(MODULE, "ask"):
             found = self._ask({"op": "list", "vpc": vpc})
-            if found.get("revision") != wire.REVISION:
+            if not self._is_current(found):
                 return None
             for share in wire.objects(found, "vpcs"):
                 if share.get("inode") == inode and share.get("attached") is True:
@@ -127,7 +126,7 @@ class MetadataService:
             service = self._ask({"op": "ping"})
             if service:
                 self._end(wire.number(service, "pid"))
-            remove_file(self._socket)
+            files.remove(self._socket)
 
     def _ask(self, message: wire.Json) -> wire.Json:
         """The answer of the service; an empty one when it is not there, or ends at this moment."""
@@ -140,13 +139,17 @@ class MetadataService:
         except ConnectionError:
             return {}
 
+    def _is_current(self, answer: wire.Json) -> bool:
+        """Whether a service that answers so is as this agent would start it."""
+        return wire.kind(self._settings.metadata.hops).items() <= answer.items()
+
     def _namespace(self, vpc: str) -> str:
         return f"{self._settings.paths.netns}/{vpc}"
 
     def _converge(self, wanted: Metadata) -> None:
         with self._talk(self._connect() or self._start()) as control:
             service = control.ask({"op": "ping"})
-            if service.get("revision") == wire.REVISION:
+            if self._is_current(service):
                 self._subtract(control, wanted)
                 return
         self._end(wire.number(service, "pid"))
@@ -225,7 +228,7 @@ class MetadataService:
         except KeyError:
             hint = f"useradd --system --no-create-home --shell /usr/sbin/nologin {user}, or set metadata.user"
             raise HostError(MODULE, "start", f"there is no user {user}", hint=hint) from None
-        self._run.mkdir(mode=0o755, parents=True, exist_ok=True)
+        files.folder(self._run)
         with _flock(self._run / "metadata.lock"):
             connected = self._connect()
             if connected is None:
@@ -247,18 +250,22 @@ class MetadataService:
 
     def _spawn(self, user: str) -> None:
         empty = self._run / "empty"
-        empty.mkdir(mode=0o555, exist_ok=True)
-        self._log.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        files.folder(empty, 0o500)
+        files.folder(self._log.parent)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         log = os.open(self._log, flags, 0o600)
         try:
             with self._bind() as listener:
-                self._execute(["--user", user, f"--root={empty}"], listener.fileno(), log)
+                self._execute(
+                    ["--user", user, f"--root={empty}", f"--hops={self._settings.metadata.hops}"],
+                    listener.fileno(),
+                    log,
+                )
         finally:
             os.close(log)
 
     def _bind(self) -> socket.socket:
-        remove_file(self._socket)
+        files.remove(self._socket)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             os.fchmod(listener.fileno(), 0o600)  # a socket is made with the mode of its descriptor (unix(7))

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from lvagent.host import files
+
 T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000
@@ -60,10 +62,14 @@ def inside(path: str, function: Callable[[], T]) -> T:
             os.close(descriptor)
         return function()
 
-    return _in_thread(body)
+    return in_thread(body)
 
 
-def _in_thread(body: Callable[[], T]) -> T:
+def in_thread(body: Callable[[], T]) -> T:
+    """Call a function in a thread made for it: whatever namespace it enters, no other thread is there.
+
+    :return: what it returns. Whatever it raises comes through as it is.
+    """
     result: list[T] = []
     failure: list[BaseException] = []
 
@@ -119,7 +125,7 @@ def create(path: str) -> bool:
     :raise OSError: no right to, or no such folder can be made.
     """
     folder = Path(path).parent
-    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    files.folder(folder)
     with _locked(folder):
         if exists(path):
             return False
@@ -131,7 +137,7 @@ def create(path: str) -> bool:
             _check(_libc.mount(_OURS.encode(), path.encode(), b"none", _MS_BIND, None), path)
 
         try:
-            _in_thread(body)
+            in_thread(body)
         except OSError:
             os.unlink(path)
             raise
@@ -143,7 +149,7 @@ def prepare(folder: str) -> None:
 
     :raise OSError: no right to, or no such folder can be made.
     """
-    Path(folder).mkdir(mode=0o755, parents=True, exist_ok=True)
+    files.folder(Path(folder))
     with _locked(Path(folder)):
         _share(folder)
 

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 
 from lvagent.metadata.control import Control
 from lvagent.metadata.journal import Journal
-from lvagent.metadata.privileges import give_up
+from lvagent.metadata.limits import Limits
+from lvagent.metadata.privileges import give_up, leave_pids
 from lvagent.metadata.service import Service
 
 log = logging.getLogger("lvagent.metadata")
@@ -33,9 +34,7 @@ def main(argv: Sequence[str]) -> int:
     if os.fork() == 0:
         os.close(reading)
         os.setsid()
-        if os.fork() == 0:
-            return _daemon(options, writing)
-        os._exit(0)
+        return _apart(options, writing)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         word = pipe.read().decode(errors="replace")
@@ -49,23 +48,36 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--control-fd", type=int, required=True, help="the listening unix socket of the agent")
     parser.add_argument("--log-fd", type=int, required=True, help="the log, open for appending")
     parser.add_argument("--user", required=True, help="whom to become")
+    parser.add_argument("--hops", type=int, required=True, help="how far an answer with a token goes")
     parser.add_argument("--root", required=True, help="an empty folder")
     parser.add_argument("--name", help="told apart by this from another; not used")
     return parser.parse_args(argv)
 
 
+def _apart(options: argparse.Namespace, parent: int) -> int:
+    try:
+        leave_pids()
+    except OSError as error:
+        os.write(parent, f"cannot have pids of its own: {error}".encode())
+        return 1
+    if os.fork() == 0:
+        return _daemon(options, parent)
+    os._exit(0)
+
+
 def _daemon(options: argparse.Namespace, parent: int) -> int:
     listener = socket.socket(fileno=options.control_fd)
     logging.basicConfig(level=logging.INFO, handlers=[Journal(options.log_fd)])
+    pid = int(os.readlink("/proc/self"))  # as others see it; its own namespace calls it 1
     try:
         _detach_streams()
-        give_up(options.user, options.root)
+        give_up(options.user, options.root, {0, 1, 2, options.control_fd, options.log_fd, parent})
         os.write(parent, b"serving")
     except (OSError, KeyError) as error:
         os.write(parent, f"cannot become {options.user}: {error}".encode())
         return 1
     os.close(parent)
-    asyncio.run(_serve(listener))
+    asyncio.run(_serve(listener, pid, options.hops))
     return 0
 
 
@@ -77,9 +89,9 @@ def _detach_streams() -> None:
     os.close(nowhere)
 
 
-async def _serve(listener: socket.socket) -> None:
-    service = Service()
-    serving = asyncio.create_task(Control(listener, service).serve())
+async def _serve(listener: socket.socket, pid: int, hops: int) -> None:
+    service = Service(Limits(hops=hops))
+    serving = asyncio.create_task(Control(listener, service, pid).serve())
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
     log.info("serving as uid %d", os.getuid())

@@ -61,4 +61,4 @@ def _token(request: Request, asker: Asker, tokens: Tokens) -> Answer:
     if not 1 <= ttl <= TTL_MOST:
         return Answer(400)
     issued = tokens.issue(asker.audience, ttl)
-    return Answer(200, issued.encode("ascii"), fields={"X-aws-ec2-metadata-token-ttl-seconds": str(ttl)})
+    return Answer(200, issued.encode("ascii"), fields={"X-aws-ec2-metadata-token-ttl-seconds": str(ttl)}, near=True)

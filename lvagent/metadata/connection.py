@@ -12,6 +12,10 @@ from lvagent.metadata.http import MAX_HEAD, Answer, Refused, Request, parse
 from lvagent.metadata.limits import Limits, Pace
 from lvagent.metadata.tokens import Tokens
 
+_HOPS = {
+    socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TTL),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS),
+}
 _END = b"\r\n\r\n"
 _DRAIN = 65_536
 
@@ -69,6 +73,8 @@ class Connection:
         return head + _END
 
     async def _send(self, reply: Answer, request: Request) -> bool:
+        if reply.near:
+            _stay_near(self._client, self._limits.hops)
         raw = reply.encode(head_only=request.method == "HEAD", keep=request.keep)
         try:
             async with asyncio.timeout(self._limits.send):
@@ -88,3 +94,10 @@ class Connection:
                 while taken < _DRAIN and (more := await self._loop.sock_recv(self._client, 4096)):
                     taken += len(more)
         return False
+
+
+def _stay_near(client: socket.socket, hops: int) -> None:
+    """Let what is sent from now on pass no more than so many links (ip(7), ipv6(7))."""
+    option = _HOPS.get(client.family)
+    if option is not None:
+        client.setsockopt(*option, hops)

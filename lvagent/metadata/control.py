@@ -28,12 +28,14 @@ def peer_uid(client: socket.socket) -> int:
 class Control:
     """Accepts on the control socket and serves each client in a task of its own.
 
+    :param pid: of this process, as the agent sees it.
     :param allowed: uid that may speak here.
     """
 
-    def __init__(self, listener: socket.socket, service: Service, allowed: int = 0) -> None:
+    def __init__(self, listener: socket.socket, service: Service, pid: int, allowed: int = 0) -> None:
         self._listener = listener
         self._service = service
+        self._pid = pid
         self._allowed = allowed
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -53,15 +55,16 @@ class Control:
 
     async def _client(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError):
-            await Dialogue(client, self._service).serve()
+            await Dialogue(client, self._service, self._pid).serve()
 
 
 class Dialogue:
     """One client of the control socket: its lines, and the descriptors it sent."""
 
-    def __init__(self, client: socket.socket, service: Service) -> None:
+    def __init__(self, client: socket.socket, service: Service, pid: int) -> None:
         self._client = client
         self._service = service
+        self._pid = pid
         self._buffer = bytearray()
         self._descriptors: list[int] = []
         self._loop = asyncio.get_running_loop()
@@ -115,9 +118,9 @@ class Dialogue:
     async def _act(self, op: str, message: wire.Json) -> wire.Json:
         match op:
             case "ping":
-                return {"pid": os.getpid(), "revision": wire.REVISION}
+                return {"pid": self._pid, **self._kind()}
             case "list":
-                return {"vpcs": [_summary(share) for share in self._listed(message)], "revision": wire.REVISION}
+                return {"vpcs": [_summary(share) for share in self._listed(message)], **self._kind()}
             case "table":
                 share = self._service.share(wire.text(message, "vpc"), wire.number(message, "inode"))
                 return {"attached": bool(share and share.attached), "table": share.table if share else {}}
@@ -130,6 +133,9 @@ class Dialogue:
                 await self._service.detach(wire.text(message, "vpc"), inode)
                 return {}
         raise wire.Malformed("there is no such op")
+
+    def _kind(self) -> wire.Json:
+        return wire.kind(self._service.hops)
 
     def _listed(self, message: wire.Json) -> list[Share]:
         only = wire.text(message, "vpc") if "vpc" in message else None

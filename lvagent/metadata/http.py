@@ -63,12 +63,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer. ``body`` may be a secret and stays out of ``repr``."""
+    """An answer. ``body`` may be a secret and stays out of ``repr``. ``near``: it is for the guest itself, and what a
+    guest forwards packets for must not get it."""
 
     status: int
     body: bytes = field(default=b"", repr=False)
     media: str = "text/plain"
     fields: Mapping[str, str] = field(default_factory=dict)
+    near: bool = False
 
     def encode(self, *, head_only: bool = False, keep: bool = False) -> bytes:
         """The answer as it is sent. ``head_only``: to a HEAD request."""

@@ -20,6 +20,8 @@ T = TypeVar("T")
 class Limits:
     """``served`` and ``waiting``: connections. ``rate``: requests a second; ``burst``: requests at once.
 
+    ``hops``: the IP time to live of an answer with a session token; one that a guest forwards does not arrive.
+
     ``head`` and ``send``: seconds a client may take for a request's head and for taking an answer; ``idle``: seconds
     that a connection may rest between two requests; ``wait``: seconds a connection waits for its place at most.
     """
@@ -32,6 +34,7 @@ class Limits:
     send: float = 10
     idle: float = 15
     wait: float = 10
+    hops: int = 1
 
 
 class Pace:

@@ -13,6 +13,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 from lvagent.metadata import wire
@@ -28,14 +29,22 @@ ACCEPTS = 32
 """Connections taken from one listener before others have their turn."""
 
 _RESET = struct.pack("ii", 1, 0)
-_Waiting = tuple[socket.socket, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A connection from this address, that waits since this moment of the monotonic clock."""
+
+    client: socket.socket
+    address: str
+    since: float
 
 
 class Gate:
     """The limits of one guest (or of all strangers in a namespace), as they stand."""
 
     def __init__(self, limits: Limits) -> None:
-        self.places: Places[_Waiting] = Places(limits.served, limits.waiting)
+        self.places: Places[Waiting] = Places(limits.served, limits.waiting)
         self.pace = Pace(limits.rate, limits.burst, time.monotonic)
         self.quiet_until = 0.0
 
@@ -107,8 +116,8 @@ class Share:
             loop.remove_reader(listener)
             listener.close()
         self._listeners = ()
-        for client, _ in [entry for gate in self._gates.values() for entry in gate.places.empty()]:
-            client.close()
+        for waiting in [entry for gate in self._gates.values() for entry in gate.places.empty()]:
+            waiting.client.close()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -141,7 +150,7 @@ class Share:
         guest = self._guests.get(address)
         vm = guest.vm if guest else ""
         gate = self._gates.setdefault(vm, Gate(self._limits))
-        match gate.places.enter((client, address)):
+        match gate.places.enter(Waiting(client, address, time.monotonic())):
             case True:
                 self._begin(gate, client, address)
             case None:
@@ -169,8 +178,11 @@ class Share:
         if not done.cancelled() and (error := done.exception()) is not None:
             log.error("%s: a connection failed: %s", self.vpc, type(error).__name__)
         following = gate.places.leave()
+        while following is not None and time.monotonic() - following.since > self._limits.wait:
+            following.client.close()
+            following = gate.places.leave()
         if following is not None:
-            self._begin(gate, *following)
+            self._begin(gate, following.client, following.address)
 
     def _asker(self, address: str) -> Asker | None:
         guest = self._guests.get(address)
@@ -183,6 +195,7 @@ class Service:
     def __init__(self, limits: Limits | None = None) -> None:
         self._tokens = Tokens()
         self._limits = limits or Limits()
+        self.hops = self._limits.hops
         self._shares: dict[str, Share] = {}
 
     def shares(self) -> list[Share]:

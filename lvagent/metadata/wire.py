@@ -1,8 +1,8 @@
 """What the agent and the metadata service say to each other on the control socket: one JSON object a line, each way.
 
-    {"op": "ping"}                                       -> {"pid": 4711, "revision": 1}
-    {"op": "list"} (+ "vpc": only that one)              -> {"revision": 1, "vpcs": [{"vpc", "inode", "attached",
-                                                             "digest"}, ...]}
+    {"op": "ping"}                                       -> {"pid": 4711, "revision": 2, "hops": 1}
+    {"op": "list"} (+ "vpc": only that one)              -> {"revision": 2, "hops": 1,
+                                                             "vpcs": [{"vpc", "inode", "attached", "digest"}, ...]}
     {"op": "table", "vpc", "inode"}                      -> {"attached": true, "table": {address: fingerprint}}
     {"op": "change", "vpc", "inode", "put", "drop"}      -> {}      put: [{"addresses": [...], "guest": {...}}]
     {"op": "attach", "vpc", "inode"} + two descriptors   -> {}      the listening sockets, by SCM_RIGHTS
@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from lvagent.plan.resources import Guest, GuestNic
 
-REVISION = 1
+REVISION = 2
 """Of the service: raised when it speaks or serves otherwise. An agent replaces a service of another revision."""
 
 MAX_MESSAGE = 4 << 20
@@ -37,6 +37,11 @@ Json = dict[str, object]
 
 class Malformed(Exception):
     """The message is none of those above."""
+
+
+def kind(hops: int) -> Json:
+    """What a service says about itself; an agent replaces one that says something else than it would."""
+    return {"revision": REVISION, "hops": hops}
 
 
 def fingerprint(guest: Guest) -> str:

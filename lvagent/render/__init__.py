@@ -23,12 +23,15 @@ def templates_folder() -> Path:
 def line(value: object) -> Markup:
     """A value for a line-based text, as it is: without control characters, so that it cannot begin another line.
 
-    :raise ValueError: it holds a control character.
+    :raise ValueError: it holds a control character, or half of a surrogate pair, which no file can hold.
     """
     text = str(value)
-    if any(ord(char) < 0x20 or ord(char) in (0x7F, 0x85, 0x2028, 0x2029) for char in text):
+    if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 or char in _UNSPEAKABLE for char in text):
         raise ValueError(f"control character in {text!r}")
     return Markup(text)
+
+
+_UNSPEAKABLE = frozenset(map(chr, (0x2028, 0x2029, *range(0xD800, 0xE000))))
 
 
 @functools.cache

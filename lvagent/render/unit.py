@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from lvagent.errors import SpecError
 from lvagent.render import render
@@ -14,6 +15,28 @@ _NAME = "[0-9a-z]" * 10
 LINKS = ("lvx[0-9]*", "lvb[0-9]*", f"vo-{_NAME}", f"vi-{_NAME}", f"ux-{_NAME}", f"ui-{_NAME}", f"t{_ID}-[0-9]*")
 """Shell patterns of the links of ours that may stand in the root namespace, if only while they are made: see
 ``spec.names``. A subnet's bridge (``br-``) is made within its namespace; in root that prefix is Docker's."""
+
+CAPABILITIES: Mapping[str, str] = MappingProxyType(
+    {
+        "chown": "volumes are qemu's, the API's socket is its group's, a lease file is dnsmasq's",
+        "dac_override": "volumes of qemu's user are judged, folders of other users written to",
+        "fowner": "an image that is qemu's gets a second name",
+        "kill": "dnsmasq and the metadata process, which run as others, are ended",
+        "net_admin": "links, addresses, filters; dnsmasq answers clients that have no address yet",
+        "net_bind_service": "metadata listens on port 80, dnsmasq on 53, 67 and 547",
+        "net_raw": "dnsmasq sends router advertisements",
+        "setgid": "dnsmasq, the metadata process and qemu-img run as others",
+        "setpcap": "the metadata process empties its bounding set",
+        "setuid": "as setgid",
+        "sys_admin": "namespaces are made, named and entered",
+        "sys_chroot": "the metadata process sees no file",
+        "sys_ptrace": "whose program and namespace a process of another user has (/proc/PID/exe, ns)",
+    }
+)
+"""What the agent keeps, and what for."""
+
+STARTING = ("sys_module",)
+"""What it needs at its start alone: to load br_netfilter."""
 
 _RANGE = re.compile(r"\[[^]]+\]")
 _PLAIN = re.compile(r"[A-Za-z0-9_@+=:,./-]+\Z")
@@ -28,7 +51,11 @@ def service_unit(command: Sequence[str]) -> str:
     if not command or not command[0].startswith("/"):
         raise SpecError("service.command", "the program has no absolute path", "such as /usr/bin/lvagent")
     try:
-        return render("lvagent.service.j2", command=" ".join(_argument(text) for text in command))
+        return render(
+            "lvagent.service.j2",
+            command=" ".join(_argument(text) for text in command),
+            capabilities=[f"CAP_{name.upper()}" for name in sorted((*CAPABILITIES, *STARTING))],
+        )
     except ValueError as error:
         raise SpecError("service.command", str(error)) from None
 

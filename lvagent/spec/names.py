@@ -49,7 +49,12 @@ def link_mac(device: str) -> str:
 
 
 def link_local(mac: str) -> str:
-    """The IPv6 link-local address that belongs to a MAC (EUI-64, RFC 4291 appendix A)."""
+    """The IPv6 link-local address that belongs to a MAC (EUI-64, RFC 4291 appendix A).
+
+    :raise ValueError: it is no MAC.
+    """
+    if not MAC.match(mac):
+        raise ValueError(f"{mac!r} is not a MAC")
     octets = bytearray.fromhex(mac.replace(":", ""))
     octets[0] ^= 2
     return str(IPv6Address(b"\xfe\x80" + bytes(6) + octets[:3] + b"\xff\xfe" + octets[3:]))

@@ -246,17 +246,20 @@ class LabHost:
 
     # the agent
 
-    def start_agent(self, env: Mapping[str, str] | None = None, *, wait: float = 30) -> float:
+    def start_agent(
+        self, env: Mapping[str, str] | None = None, *, wait: float = 30, within: Sequence[str] = ()
+    ) -> float:
         """Start ``lvagent serve`` of this tree in it; its output goes to /var/log/lvagent.log.
 
         :param env: settings (``LVAGENT_SWEEP_INTERVAL``) over the defaults.
         :param wait: seconds to wait for /readyz; 0: do not wait.
+        :param within: a command that executes it (``setpriv ...``), and becomes it by that.
         :return: seconds until it was ready.
         :raise LabError: it ended, or was not ready in time; the text has the end of its log.
         """
         if self._agent is not None and self._agent.poll() is None:
             raise LabError("the agent runs")
-        command = [sys.executable, "-P", "-m", "lvagent", "serve"]
+        command = [*within, sys.executable, "-P", "-m", "lvagent", "serve"]
         started = time.monotonic()
         with open(self.path("/var/log/lvagent.log"), "ab") as log:
             self._agent = self.popen(command, env={**tree_environment(), **(env or {})}, stdout=log, stderr=log)

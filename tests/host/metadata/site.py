@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import socket
 import string
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection
+from pathlib import Path
 
-from lvagent.host import netns
+from lvagent.config import MetadataSettings, Paths, Settings
+from lvagent.host import daemons, netns
 from lvagent.host.run import run
 from lvagent.plan.resources import Guest, GuestNic, Metadata
 
+USER = "nobody"
 V4, V6 = "169.254.169.254", "fd00:ec2::254"
 
 
@@ -144,3 +149,17 @@ def share(vpc_namespace: str, *guests: Guest) -> Metadata:
         if address
     ]
     return Metadata(vpc_namespace, tuple(sorted(pairs, key=lambda pair: pair[0])))
+
+
+def settings_in(folder: Path, *, hops: int = 1) -> Settings:
+    """Settings under which all of the service is in a folder."""
+    return Settings(
+        paths=Paths(run=str(folder / "run"), state=str(folder / "state")),
+        metadata=MetadataSettings(user=USER, hops=hops),
+    )
+
+
+def pids(folder: Path) -> list[int]:
+    """The services that were started from a folder."""
+    program = os.path.basename(os.path.realpath(sys.executable))
+    return daemons.running(daemons.Identity(program, f"--name={folder}/run/metadata.sock"))

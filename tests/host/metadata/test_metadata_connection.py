@@ -11,6 +11,7 @@ import pytest
 from lvagent.metadata.answer import Asker
 from lvagent.metadata.connection import Connection
 from lvagent.metadata.limits import Limits, Pace
+from lvagent.metadata.service import Share
 from lvagent.metadata.tokens import Tokens
 from lvagent.plan.resources import Guest
 
@@ -70,3 +71,29 @@ def test_drops_do_not_buy_time() -> None:
 def test_a_request_in_two_pieces() -> None:
     received, _ = serve(b"GET /latest/meta-data/host", pause=0.05, more=b"name HTTP/1.0\r\n\r\n")
     assert received.endswith(b"\r\n\r\none")
+
+
+def test_one_that_waited_too_long_is_sent_away_and_a_later_one_has_its_turn() -> None:
+    limits = Limits(served=1, waiting=8, head=0.4, wait=0.6)
+
+    async def asked() -> list[bytes]:
+        share = Share("vpc-aaaaaaaaaa", 1, Tokens(), limits)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            share.attach([listener])
+            first, second, third = [await asyncio.open_connection(*listener.getsockname()) for _ in range(3)]
+            found = [await first[0].read(), await second[0].read()]
+            late = await asyncio.open_connection(*listener.getsockname())
+            late[1].write(b"GET / HTTP/1.0\r\n\r\n")
+            found += [await third[0].read(), await late[0].read()]
+            for _, writer in (first, second, third, late):
+                writer.close()
+            await share.close()
+        return [text[:12] for text in found]
+
+    # The first two say nothing for as long as they may; the third waited for both.
+    assert asyncio.run(asked()) == [b"", b"", b"", b"HTTP/1.1 404"]
+
+
+def test_a_connection_to_a_path_of_no_family_is_no_matter() -> None:
+    received, _ = serve(b"PUT /latest/api/token HTTP/1.0\r\nX-aws-ec2-metadata-token-ttl-seconds: 9\r\n\r\n")
+    assert received.startswith(b"HTTP/1.1 200 OK\r\n")

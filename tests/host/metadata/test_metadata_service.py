@@ -13,71 +13,48 @@ import signal
 import socket
 import stat
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import lvagent
-from lvagent.config import MetadataSettings, Paths, Settings
+from lvagent.config import MetadataSettings
 from lvagent.errors import HostError
-from lvagent.host import daemons, netns
+from lvagent.host import netns
 from lvagent.host.imds import MetadataService, digest
 from lvagent.host.run import run
-from lvagent.metadata import wire
+from lvagent.metadata import privileges, wire
 from lvagent.metadata.limits import Limits
-from tests.host.metadata.site import V4, V6, Client, exchange, furnish, guest, guest_in, ip, share, vpc
+from tests.host.metadata.site import (
+    USER,
+    V4,
+    V6,
+    Client,
+    exchange,
+    furnish,
+    guest,
+    guest_in,
+    ip,
+    pids,
+    settings_in,
+    share,
+    vpc,
+)
 
 pytestmark = pytest.mark.host
 
-USER = "nobody"
 SECRET = b"#!/bin/sh\necho a-very-secret-word\n"
 LIMITS = Limits()
-
-
-def settings_in(folder: Path) -> Settings:
-    return Settings(
-        paths=Paths(run=str(folder / "run"), state=str(folder / "state")), metadata=MetadataSettings(user=USER)
-    )
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(dir="/run", prefix="lvagent-test-"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made)
-
-
-@pytest.fixture
-def service(folder: Path) -> Iterator[MetadataService]:
-    made = MetadataService(settings_in(folder))
-    try:
-        yield made
-    finally:
-        made.stop()
-        assert pids(folder) == []
-
-
-@pytest.fixture
-def one_vpc() -> Iterator[str]:
-    with vpc() as name:
-        yield name
-
-
-@pytest.fixture
-def clients(one_vpc: str) -> Iterator[tuple[Client, Client]]:
-    with guest_in(one_vpc, 5) as first, guest_in(one_vpc, 6) as second:
-        yield first, second
-
-
-def pids(folder: Path) -> list[int]:
-    program = os.path.basename(os.path.realpath(sys.executable))
-    return daemons.running(daemons.Identity(program, f"--name={folder}/run/metadata.sock"))
+OWN = ("net", "mnt", "uts", "ipc", "pid")
+NONE = ("Max core file size", "Max processes", "Max locked memory", "Max msgqueue size", "Max nice priority")
+LIMITED = {
+    **{name: ["0", "0"] for name in NONE},
+    "Max address space": [str(privileges.MEMORY)] * 2,
+    "Max file size": [str(privileges.LOG)] * 2,
+}
 
 
 def kill(pid: int) -> None:
@@ -87,6 +64,12 @@ def kill(pid: int) -> None:
         assert select.select([pidfd], [], [], 5)[0]
     finally:
         os.close(pidfd)
+
+
+def limits_of(pid: int) -> dict[str, list[str]]:
+    """The limits of a process, soft and hard, by the kernel's names."""
+    rows = Path(f"/proc/{pid}/limits").read_text().splitlines()[1:]
+    return {row[:26].strip(): row[26:68].split() for row in rows}
 
 
 @pytest.mark.parametrize("server", [V4, V6])
@@ -271,11 +254,14 @@ def test_the_process_has_nothing_of_root(service: MetadataService, one_vpc: str,
     assert status["Umask"] == ["0077"]
     assert os.listdir(f"/proc/{pid}/root") == []
     assert netns.inode(f"/proc/{pid}/ns/net") not in (netns.inode("/proc/self/ns/net"), netns.inode(one_vpc))
-    limits = [line.split() for line in Path(f"/proc/{pid}/limits").read_text().splitlines()]
-    assert [line[4:6] for line in limits if line[:3] == ["Max", "core", "file"]] == [["0", "0"]]
-    (files,) = (line[3:5] for line in limits if line[:3] == ["Max", "open", "files"])
-    assert files[0] == files[1]
-    assert int(files[0]) >= resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    assert {
+        kind for kind in OWN if netns.inode(f"/proc/{pid}/ns/{kind}") == netns.inode(f"/proc/self/ns/{kind}")
+    } == set()
+    assert [line.split()[4] for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()] == []
+    limits = limits_of(pid)
+    assert LIMITED.items() <= limits.items()
+    assert limits["Max open files"][0] == limits["Max open files"][1]
+    assert int(limits["Max open files"][0]) >= resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     assert os.getsid(pid) != os.getsid(0)
     kinds = {os.readlink(f"/proc/{pid}/fd/{name}").partition(":")[0] for name in os.listdir(f"/proc/{pid}/fd")}
     assert kinds == {"/dev/null", "socket", "anon_inode", f"{folder}/state/metadata.log"}
@@ -341,7 +327,7 @@ def test_a_wrong_message_is_answered(
         client.sendall(line)
         assert json.loads(client.recv(4096)).get("error", "") == error
         client.sendall(b'{"op":"ping"}\n')
-        assert json.loads(client.recv(4096)) == {"pid": pids(folder)[0], "revision": wire.REVISION}
+        assert json.loads(client.recv(4096)) == {"pid": pids(folder)[0], **wire.kind(1)}
 
 
 def test_ensure_again_and_changes(service: MetadataService, one_vpc: str, clients: tuple[Client, Client]) -> None:
