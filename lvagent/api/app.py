@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 
 SPARE = 8
 """Threads that never wait for an operation, so that there is always one to answer with."""
+
+VM_PART = r"/v1/vms/[^/]+/[^/]+"
+"""Paths below a VM: to who posts there, an action was meant."""
 
 EXTENSION = "lvagent"
 
@@ -84,9 +88,6 @@ def _check_names(route: Route, path: dict[str, str]) -> None:
         try:
             name.check(path[name.name])
         except LvagentError:
-            if name is ACTION:
-                hint = f"a VM knows {', '.join(name.pattern.split('|'))}"
-                raise HttpError(404, "there is no such action", hint=hint) from None
             if name is VM and route.method == "PUT":
                 raise SpecError("id", "the path has no id of a VM", '"i-" and ten digits') from None
             raise
@@ -136,6 +137,8 @@ def _translated(error: HTTPException, paths: str) -> HttpError:
     """What Werkzeug refuses, in our words."""
     status = error.code or 500
     match status:
+        case 404 if request.method == "POST" and re.fullmatch(VM_PART, request.path):
+            return HttpError(404, "there is no such action", hint=f"a VM knows {', '.join(ACTION.words)}")
         case 404:
             return HttpError(404, "there is no such path", hint=f"there are {paths}; see /docs")
         case 405:
@@ -165,8 +168,9 @@ def _begin() -> None:
 
 
 def _finish(response: Response) -> Response:
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Cache-Control"] = "no-store"
+    response.headers.update(problems.EVERY_ANSWER)
+    if request.method == "OPTIONS" and not response.is_json:
+        del response.headers["Content-Type"]  # there is no body
     ms = (time.perf_counter() - g.begin) * 1000 if "begin" in g else 0.0
     level = logging.DEBUG if request.method in ("GET", "HEAD", "OPTIONS") else logging.INFO
     peer = request.environ.get("X_REMOTE_UID", "-")

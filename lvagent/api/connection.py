@@ -152,7 +152,8 @@ class Request(HTTPRequest):
             f"HTTP/1.1 {code} {phrase}\r\nContent-Type: {problems.CONTENT_TYPE}\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n"
         )
-        more = "".join(f"{name}: {value}\r\n" for name, value in problems.headers(error).items())
+        told = {**problems.EVERY_ANSWER, **problems.headers(error)}
+        more = "".join(f"{name}: {value}\r\n" for name, value in told.items())
         self.close_connection = self.sent_headers = True
         self.conn.answering()
         with contextlib.suppress(OSError):

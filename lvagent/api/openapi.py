@@ -12,7 +12,7 @@ from lvagent.api.problems import CONTENT_TYPE, KINDS, TITLES, Json
 from lvagent.api.schemas import schemas
 from lvagent.render import render
 
-ALWAYS = (400, 422, 500, 503)
+ALWAYS = (400, 413, 422, 500, 503)
 """The errors that any request may meet."""
 
 REPLY_HEADERS = {

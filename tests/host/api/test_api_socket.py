@@ -352,6 +352,7 @@ def test_what_is_no_proper_request(serve: Callable[..., Served], raw: bytes, sta
     told = json.loads(answer.read())
     assert (answer.status, answer.headers["Content-Type"]) == (status, "application/problem+json")
     assert (told["status"], told["type"].startswith("urn:lvagent:error:")) == (status, True)
+    assert (answer.headers["Cache-Control"], answer.headers["X-Content-Type-Options"]) == ("no-store", "nosniff")
     assert served.call("GET", "/healthz").status == 200
 
 
