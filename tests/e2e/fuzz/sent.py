@@ -186,14 +186,14 @@ def fields(draw: st.DrawFn, route: Route, body: bytes | None) -> dict[str, str]:
     return {name: value.encode("utf-8", "replace").decode("latin-1") for name, value in found.items()}
 
 
-def replaced(draw: st.DrawFn, spec: Any) -> Any:  # noqa: ANN401 - JSON is of any type
+def replaced(draw: st.DrawFn, spec: Any, values: Sequence[object] = ODD) -> Any:  # noqa: ANN401 - JSON is of any type
     """A copy of a JSON value in which one thing is replaced, left out, doubled or added."""
     copy: Any = json.loads(json.dumps(spec))
     here = copy
     for _ in range(draw(st.integers(0, 3))):
         inner = [one for one in (here.values() if isinstance(here, dict) else here) if isinstance(one, dict | list)]
         here = draw(st.sampled_from(inner)) if inner else here
-    odd = draw(st.sampled_from(ODD))
+    odd = values[draw(st.integers(0, len(values) - 1))]
     if isinstance(here, list):
         here.append(here[0] if here and draw(st.booleans()) else odd)
         return copy
