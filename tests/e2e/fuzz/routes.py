@@ -18,8 +18,12 @@ class Apart:
 
 
 APART: dict[str, Apart] = {
-    "POST /v1/vms/{id}/qmp": Apart("a made-up command may end the guest, or the host's peace"),
-    "POST /v1/vms/{id}/hmp": Apart("a made-up command may end the guest, or the host's peace"),
+    "POST /v1/vms/{id}/qmp": Apart(
+        "a made-up command may end the guest, or the host's peace", "tests/e2e/fuzz/test_fuzz_apart.py::test_monitors"
+    ),
+    "POST /v1/vms/{id}/hmp": Apart(
+        "a made-up command may end the guest, or the host's peace", "tests/e2e/fuzz/test_fuzz_apart.py::test_monitors"
+    ),
     "POST /v1/strays/{pid}/kill": Apart("it ends processes"),
     "GET /v1/events": Apart("its answer never ends"),
 }
