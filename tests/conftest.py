@@ -8,10 +8,24 @@ from tests import golden
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--regenerate``: write golden files instead of comparing with them."""
+    """``--regenerate``: write golden files instead of comparing with them. ``--fuzz-*``: what is made up."""
     parser.addoption("--regenerate", action="store_true", help="write golden files instead of comparing with them")
+    parser.addoption("--fuzz-seed", type=int, default=1, help="make up other requests and documents than in each run")
+    parser.addoption("--fuzz-cases", type=int, default=0, help="how many in a slow test; 0: as many as it says itself")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tell the comparer what was asked for."""
     golden.regenerate = bool(config.getoption("--regenerate"))
+
+
+@pytest.fixture(scope="session")
+def fuzz_seed(request: pytest.FixtureRequest) -> int:
+    """What ``--fuzz-seed`` says."""
+    return int(request.config.getoption("--fuzz-seed"))
+
+
+@pytest.fixture(scope="session")
+def fuzz_cases(request: pytest.FixtureRequest) -> int:
+    """What ``--fuzz-cases`` says; 0: nothing."""
+    return int(request.config.getoption("--fuzz-cases"))

@@ -33,6 +33,7 @@ class Preview:
         entry = self._index.get(spec.id)
         wish = self._vms.prepare(spec)
         if entry is not None:
+            self._vms.check_uuid(entry.spec, spec)
             wish = dataclasses.replace(entry, spec=spec, files=(*entry.files, *wish.files))
         members = {vpc: self._members(vpc, spec) for vpc in spec.vpcs}
         return Plan(

@@ -214,7 +214,7 @@ class Vms:
         vm = spec.id
         with trace.phase("check"):
             wanted.check_mtu(spec, self._networks.policy)
-            self._check_uuid(entry.spec, spec)
+            self.check_uuid(entry.spec, spec)
             judged = self._volumes.check(spec.volumes)
             new = judged.missing
         with Undo() as outer, Undo() as undo:
@@ -243,8 +243,11 @@ class Vms:
         self._domains.set_element(vm, self.element(noted, entry.spec), config=True, live=False)
         self._make_volumes(wish.spec, new, undo)
 
-    def _check_uuid(self, old: VmConfig, new: VmConfig) -> None:
-        """A domain keeps its UUID for life, and the guest's datasource is told by it."""
+    def check_uuid(self, old: VmConfig, new: VmConfig) -> None:
+        """A domain keeps its UUID for life, and the guest's datasource is told by it.
+
+        :raise Conflict: the new spec needs another one.
+        """
         uuids = [domain_uuid(spec.id, datasource_of(spec, self._options)) for spec in (old, new)]
         if uuids[0] != uuids[1]:
             hint = "delete the VM (its volumes stay) and create it again"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 SPARE = 8
 """Threads that never wait for an operation, so that there is always one to answer with."""
+
+VM_PART = r"/v1/vms/[^/]+/[^/]+"
+"""Paths below a VM: to who posts there, an action was meant."""
 
 EXTENSION = "lvagent"
 
@@ -125,9 +129,6 @@ def _check_names(route: Route, path: dict[str, str]) -> None:
             if name is not ACTION:
                 g.trail.subject = path[name.name]
         except LvagentError:
-            if name is ACTION:
-                hint = f"a VM knows {', '.join(name.pattern.split('|'))}"
-                raise HttpError(404, "there is no such action", hint=hint) from None
             if name is VM and route.method == "PUT":
                 raise SpecError("id", "the path has no id of a VM", '"i-" and ten digits') from None
             raise
@@ -177,6 +178,8 @@ def _translated(error: HTTPException, paths: str) -> HttpError:
     """What Werkzeug refuses, in our words."""
     status = error.code or 500
     match status:
+        case 404 if request.method == "POST" and re.fullmatch(VM_PART, request.path):
+            return HttpError(404, "there is no such action", hint=f"a VM knows {', '.join(ACTION.words)}")
         case 404:
             return HttpError(404, "there is no such path", hint=f"there are {paths}; see /docs")
         case 405:
@@ -218,8 +221,9 @@ def _add_gate(app: Flask, routes: Sequence[Route], parts: Parts) -> None:
             _check_role(caller.role, Role.READ if request.method == "OPTIONS" else route.role)
 
     def leave(response: Response) -> Response:
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Cache-Control"] = "no-store"
+        response.headers.update(problems.EVERY_ANSWER)
+        if request.method == "OPTIONS" and not response.is_json:
+            del response.headers["Content-Type"]  # there is no body
         _log(g.trail, response.status_code)
         parts.recorder.record(g.trail, response.status_code)
         return response

@@ -19,11 +19,10 @@ from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
-from cheroot import errors
 from cheroot.makefile import StreamReader, StreamWriter
-from cheroot.server import ChunkedRFile, HTTPConnection, HTTPRequest, KnownLengthRFile
+from cheroot.server import HTTPConnection, HTTPRequest, KnownLengthRFile
 
-from lvagent.api import problems
+from lvagent.api import problems, wire
 from lvagent.api.problems import HttpError
 
 if TYPE_CHECKING:
@@ -124,13 +123,27 @@ class Serving(Protocol):
 class Request(HTTPRequest):
     """A request whose body is read before anything is done about it."""
 
+    header_reader = staticmethod(wire.read_fields)
+
+    def read_request_line(self) -> bool:
+        """Read the first line; what cheroot lets through and HTTP does not is refused."""
+        try:
+            if not super().read_request_line():  # type: ignore[no-untyped-call]
+                return False
+            wire.check_request_line(self.method, self.uri, self.request_protocol)
+        except ValueError as error:  # also of urllib, which cheroot splits the target with
+            self.simple_response("400 Bad Request", str(error))
+            return False
+        return True
+
     def read_request_headers(self) -> bool:
-        """Read the header; what Python takes for a number and HTTP does not is refused."""
+        """Read the header; see that it tells where the body ends, before cheroot believes it."""
         if not super().read_request_headers():  # type: ignore[no-untyped-call]
             return False
-        length = self.inheaders.get(b"Content-Length", b"0")
-        if not length.isdigit():
-            self.simple_response("400 Bad Request", "Malformed Content-Length")
+        try:
+            wire.check_length(self.inheaders, self.request_protocol)
+        except ValueError as error:
+            self.simple_response("400 Bad Request", str(error))
             return False
         return True
 
@@ -146,9 +159,7 @@ class Request(HTTPRequest):
             return
         try:
             raw = self._read_chunks() if self.chunked_read else self._read_length()
-        except (TimeoutError, ConnectionError):
-            raise
-        except (errors.MaxSizeExceeded, OSError):
+        except wire.TooLarge:
             self.simple_response("413 Request Entity Too Large")
         except ValueError as error:
             self.simple_response("400 Bad Request", str(error))
@@ -160,7 +171,7 @@ class Request(HTTPRequest):
 
     def _read_chunks(self) -> bytes:
         self.close_connection = True
-        return bytes(ChunkedRFile(self.conn.rfile, self.server.max_request_body_size).read())
+        return wire.read_chunks(self.conn.rfile, self.server.max_request_body_size)
 
     def _read_length(self) -> bytes:
         length = int(self.inheaders.get(b"Content-Length", 0))
@@ -201,7 +212,8 @@ def refusal(code: int, msg: str = "") -> bytes:
         f"HTTP/1.1 {code} {phrase}\r\nContent-Type: {problems.CONTENT_TYPE}\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n"
     )
-    more = "".join(f"{name}: {value}\r\n" for name, value in problems.headers(error).items())
+    told = {**problems.EVERY_ANSWER, **problems.headers(error)}
+    more = "".join(f"{name}: {value}\r\n" for name, value in told.items())
     return f"{head}{more}\r\n".encode() + body
 
 

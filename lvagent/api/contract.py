@@ -31,12 +31,13 @@ HTML = "text/html; charset=utf-8"
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A path parameter: the id of a ``noun``, of this pattern (anchored by itself)."""
+    """A path parameter: the id of a ``noun``, of this pattern (anchored by itself), or one of these ``words``."""
 
     name: str
     noun: str
     pattern: str
     example: str
+    words: tuple[str, ...] = ()
 
     def check(self, value: str) -> None:
         """Nothing that does not look like an id is looked up.
@@ -191,8 +192,15 @@ class Route:
 
     @property
     def rule(self) -> str:
-        """The path as Flask writes it."""
-        return re.sub(r"{(\w+)}", r"<\1>", self.path)
+        """The path as Flask writes it.
+
+        Where only some words may stand, only they are this route: others may be another's, of other methods.
+        """
+        rule = self.path
+        for name in self.names:
+            kind = f"any({','.join(name.words)}):" if name.words else ""
+            rule = rule.replace(f"{{{name.name}}}", f"<{kind}{name.name}>")
+        return rule
 
     def check_query(self, pairs: list[tuple[str, str]]) -> dict[str, str]:
         """The query as a mapping.

@@ -13,7 +13,7 @@ from lvagent.api.schemas import schemas
 from lvagent.render import render
 from lvagent.spec.access import Role
 
-ALWAYS = (400, 403, 421, 422, 500, 503)
+ALWAYS = (400, 403, 413, 421, 422, 500, 503)
 """The errors that any request may meet."""
 
 SCHEME = "token"

@@ -24,6 +24,9 @@ URN = "urn:lvagent:error:"
 RETRY_SECONDS = 2
 """What ``Retry-After`` says with a 503."""
 
+EVERY_ANSWER: Mapping[str, str] = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+"""Header fields of every answer, also of those that are given before the application has seen the request."""
+
 TITLES: Mapping[str, str] = {
     "spec": "The request says something that cannot be",
     "not-found": "There is no such thing",

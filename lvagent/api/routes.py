@@ -11,7 +11,7 @@ VM = Name("id", "vm", r"i-[0-9]{10}", "i-0000000001")
 VPC = Name("name", "vpc", r"vpc-[0-9a-z]{10}", "vpc-aaaaaaaaaa")
 SUBNET = Name("name", "subnet", r"subnet-[0-9a-z]{10}", "subnet-aaaaaaaaaa")
 OPERATION = Name("id", "operation", r"op-[0-9a-f]{16}", "op-0123456789abcdef")
-ACTION = Name("action", "action", "|".join(Action), Action.START.value)
+ACTION = Name("action", "action", "|".join(Action), Action.START.value, tuple(Action))
 
 PREFER = Header("Prefer", "respond-async: answer 202 at once; wait=N: after N seconds (RFC 7240)", "respond-async")
 IF_MATCH = Header("If-Match", 'only if the VM has this revision, as in its ETag: "3"; * is any', '"3"')

@@ -97,7 +97,7 @@ def scratch(function: Callable[[], T]) -> T:
         _check(_libc.unshare(CLONE_NEWNET), "unshare")
         return function()
 
-    return _in_thread(body)
+    return in_thread(body)
 
 
 def inode(path: str) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,9 +52,26 @@ def request(
     sent = {"Accept": "application/json", **{name.replace("_", "-"): value for name, value in headers.items()}}
     if raw is not None:
         sent.setdefault("Content-Type", "application/json")
+    return exchange(unix_socket, method, path, raw, timeout=timeout, headers=sent)
+
+
+def exchange(
+    unix_socket: str,
+    method: str,
+    target: str,
+    body: bytes | Iterable[bytes] | None,
+    *,
+    timeout: float,
+    headers: Mapping[str, str],
+) -> Answer:
+    """Make one call with exactly these header fields, and Host and Content-Length.
+
+    :param body: bytes, or parts of it, which are sent as chunks.
+    :param timeout: seconds for each read.
+    """
     connection = _UnixConnection(unix_socket, timeout)
     try:
-        connection.request(method, path, raw, sent)
+        connection.request(method, target, body, headers)
         answer = connection.getresponse()
         return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
     finally:

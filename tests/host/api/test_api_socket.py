@@ -11,68 +11,20 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from lvagent.api.app import create_app
-from lvagent.api.server import ApiServer
-from lvagent.config import Api, Settings
+from lvagent.config import Api
 from lvagent.errors import HostError
-from tests.lab.http import Answer, request
-from tests.unit.api.fake_agent import FakeAgent
+from tests.host.api.served import Served
 from tests.unit.api.specs import vm
 
 pytestmark = pytest.mark.host
 
 VM1 = "/v1/vms/i-0000000001"
-
-
-class Served:
-    """A server under test, its agent, and clients of it."""
-
-    def __init__(self, folder: Path, api: Api) -> None:
-        self.path = folder / "api.sock"
-        self.agent = FakeAgent()
-        settings = Settings(api=api)
-        self.server = ApiServer(create_app(self.agent, settings), settings)
-
-    def call(self, method: str, path: str, body: object = None, **headers: str) -> Answer:
-        return request(str(self.path), method, path, body, timeout=30, headers=headers)
-
-    def raw(self) -> socket.socket:
-        made = socket.socket(socket.AF_UNIX)
-        made.settimeout(20)
-        made.connect(str(self.path))
-        return made
-
-    def exchange(self, raw: bytes) -> http.client.HTTPResponse:
-        """Send bytes, read one answer."""
-        client = self.raw()
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            client.sendall(raw)
-        answer = http.client.HTTPResponse(client)
-        answer.begin()
-        return answer
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
-    made: list[Served] = []
-
-    def start(folder: Path = tmp_path, **api: object) -> Served:
-        options = {"socket": str(folder / "api.sock"), "group": "", "slow": 1, **api}
-        served = Served(folder, Api(**options))  # type: ignore[arg-type]
-        served.server.start()
-        made.append(served)
-        return served
-
-    yield start
-    for served in made:
-        served.agent.gate.set()
-        served.server.stop()
 
 
 def mode_of(path: Path) -> tuple[int, int]:
@@ -352,6 +304,7 @@ def test_what_is_no_proper_request(serve: Callable[..., Served], raw: bytes, sta
     told = json.loads(answer.read())
     assert (answer.status, answer.headers["Content-Type"]) == (status, "application/problem+json")
     assert (told["status"], told["type"].startswith("urn:lvagent:error:")) == (status, True)
+    assert (answer.headers["Cache-Control"], answer.headers["X-Content-Type-Options"]) == ("no-store", "nosniff")
     assert served.call("GET", "/healthz").status == 200
 
 

@@ -274,6 +274,14 @@ def test_a_plan_touches_nothing(host: FakeHost) -> None:
     assert "t0000000001-0" in plan.xml
 
 
+def test_a_plan_refuses_what_the_put_would(host: FakeHost) -> None:
+    agent = host.agent()
+    agent.put(spec(1))
+    for call in (agent.put, agent.plan):
+        with pytest.raises(Conflict, match="ec2 datasource"):
+            call(spec(1, datasource="ec2"))
+
+
 # who is limited to some VPCs
 
 

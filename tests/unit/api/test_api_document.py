@@ -39,7 +39,7 @@ def test_it_is_valid(document: Json) -> None:
 
 def test_it_has_every_route_and_no_other(document: Json, app: Flask) -> None:
     served = {
-        (method, re.sub(r"<(\w+)>", r"{\1}", rule.rule))
+        (method, re.sub(r"<(?:any\([\w,]+\):)?(\w+)>", r"{\1}", rule.rule))
         for rule in app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }

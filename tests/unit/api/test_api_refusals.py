@@ -137,6 +137,9 @@ def test_what_is_not_there(client: FlaskClient, path: str) -> None:
         ("DELETE", "/v1/vms", "GET, HEAD, OPTIONS, POST"),
         ("POST", "/healthz", "GET, HEAD, OPTIONS"),
         ("TRACE", "/v1/vms", "GET, HEAD, OPTIONS, POST"),
+        ("POST", f"{VM1}/console", "GET, HEAD, OPTIONS"),
+        ("DELETE", f"{VM1}/domain.xml", "GET, HEAD, OPTIONS"),
+        ("GET", f"{VM1}/start", "OPTIONS, POST"),
     ],
 )
 def test_a_method_that_a_path_does_not_know(client: FlaskClient, method: str, path: str, allow: str) -> None:
@@ -152,11 +155,19 @@ def test_a_method_that_a_path_does_not_know(client: FlaskClient, method: str, pa
     }
 
 
+def test_an_action_that_no_vm_knows(client: FlaskClient) -> None:
+    client.put(VM1, json=vm())
+    answer = client.post(f"{VM1}/explode")
+    assert (answer.status_code, answer.json["detail"]) == (404, "there is no such action")
+    assert answer.json["hint"].startswith("a VM knows start, shutdown")
+    assert client.get(f"{VM1}/explode").json["detail"] == "there is no such path"
+
+
 def test_head_is_get_without_a_body_and_options_tells_the_methods(client: FlaskClient) -> None:
     client.put(VM1, json=vm())
     get, head, options = client.get(VM1), client.head(VM1), client.options(VM1)
     assert (head.status_code, head.data, head.content_length) == (200, b"", get.content_length)
-    assert (options.status_code, options.data) == (200, b"")
+    assert (options.status_code, options.data, options.content_type) == (200, b"", None)
     assert set(options.allow or ()) == {"DELETE", "GET", "HEAD", "OPTIONS", "PUT"}
     assert client.head("/v1/vms/i-0000000009").status_code == 404
 

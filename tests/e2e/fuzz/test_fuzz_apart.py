@@ -1,0 +1,77 @@
+"""Made-up requests to the routes that the general run leaves alone, each with what is safe to ask there.
+
+An agent without such a route must say so.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import strategies as st
+
+from tests.e2e.fuzz.bodies import own_id
+from tests.e2e.fuzz.oracle import check
+from tests.e2e.fuzz.routes import Json, routes_of
+from tests.e2e.fuzz.sent import Request, drawn, garbage, mostly, requests
+from tests.e2e.fuzz.served import IDS, NAMES, Served
+
+pytestmark = pytest.mark.e2e
+
+CASES = 60
+QMP = ("query-status", "query-name", "query-version", "query-block", "query-cpus-fast", "no-such-command", "quit\n")
+HMP = ("info status", "info name", "info block", "info nothing", "nonsense", "info status\nquit", "info status\0quit")
+ODD = (
+    None,
+    1,
+    True,
+    [],
+    {},
+    "",
+    " ",
+    "\t",
+    "x" * 5000,
+    "é",
+    "\u202equery-status",
+    ["query-status"],
+    {"execute": "quit"},
+)
+
+
+def qmp_bodies() -> st.SearchStrategy[object]:
+    """QMP commands that only look, and such as are none."""
+    execute = mostly(st.sampled_from(QMP), of=3, other=st.sampled_from(ODD))
+    arguments = st.sampled_from([{}, {"x": 1}, None, 1, [], {"x": {"y": [None] * 50}}])
+    ident = st.sampled_from([{}, 1, "x"])
+    return st.fixed_dictionaries({"execute": execute}, optional={"arguments": arguments, "id": ident})
+
+
+def hmp_bodies() -> st.SearchStrategy[object]:
+    """HMP commands that only look, and such as are none."""
+    command = mostly(st.sampled_from(HMP), of=3, other=st.sampled_from(ODD))
+    return st.fixed_dictionaries({"command": command}, optional={"execute": st.just("query-status")})
+
+
+@pytest.mark.parametrize(("monitor", "bodies"), [("qmp", qmp_bodies()), ("hmp", hmp_bodies())])
+def test_monitors(served: Served, monitor: str, bodies: st.SearchStrategy[object], fuzz_seed: int) -> None:
+    served.clear()
+    before = served.lab.snapshot()
+    served.populate()
+    built = {route.key: route for route in routes_of(served.document)}
+    if route := built.get(f"POST /v1/vms/{{id}}/{monitor}"):
+        for request in drawn(requests(route, NAMES, mostly(bodies, of=5, other=garbage()), own_id), CASES, fuzz_seed):
+            check(served, route, request, served.send(request))
+        print(served.told())
+        assert served.statuses[route.told["operationId"], 200]
+    else:
+        answer = served.send(
+            Request("POST", f"/v1/vms/{IDS[0]}/{monitor}", {}, b'{"execute": "quit", "command": "quit"}')
+        )
+        assert (answer.status, answer.json["detail"]) == (404, "there is no such action")
+    assert running(served) == {IDS[0], IDS[1]}
+    served.clear()
+    assert before.difference(served.lab.snapshot()) == {}
+
+
+def running(served: Served) -> set[str]:
+    """The VMs that run."""
+    found: list[Json] = served.vms()
+    return {one["id"] for one in found if one["state"] == "running"}
