@@ -6,7 +6,6 @@ import json
 import os
 import pwd
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -34,7 +33,7 @@ print(json.dumps({
     "environment": sorted(os.environ),
     "descriptors": sorted(int(name) for name in os.listdir("/proc/self/fd")),
     "links": [line.split(":")[0].strip() for line in open("/proc/self/net/dev") if ":" in line],
-    "leader": os.getpgrp() == os.getpid(),
+    "pid": os.getpid(),
 }))
 """
 
@@ -50,7 +49,7 @@ def test_what_it_is(confined: Confined) -> None:
     uid, gid = confined.uid, confined.gid
     assert found["ids"] == [[uid] * 3, [gid] * 3, []]
     assert found["capabilities"] == ["0" * 16]
-    assert (found["no_new_privs"], found["folder"], found["leader"]) == ("1", "/", True)
+    assert (found["no_new_privs"], found["folder"], found["pid"]) == ("1", "/", 1)
     limits = {"AS": MEMORY, "CPU": 5, "FSIZE": MIB, "NOFILE": FILES, "NPROC": PROCESSES, "CORE": 0}
     assert found["limits"] == {name: [value, value] for name, value in limits.items()}
     assert set(found["environment"]) <= {"PATH", "LC_ALL", "LC_CTYPE"}
@@ -92,9 +91,11 @@ def test_a_file_that_grows_too_large(confined: Confined, tmp_path: Path) -> None
 
 def test_one_that_never_ends_and_one_that_eats_memory(confined: Confined) -> None:
     short = Confined(confined.uid, confined.gid, cpu=1, file_size=MIB, memory=256 * MIB)
+    began = time.monotonic()
     with pytest.raises(CommandError) as caught:
         run(["sh", "-c", "while :; do :; done"], confined=short)
-    assert caught.value.code in (-signal.SIGKILL, -signal.SIGXCPU)
+    assert caught.value.code is not None  # not our time limit, which is 30 s
+    assert time.monotonic() - began < 25
     with pytest.raises(CommandError, match="MemoryError"):
         run(["/usr/bin/python3", "-IS", "-c", "bytes(300 << 20)"], confined=short)
 
@@ -110,6 +111,17 @@ def test_what_it_started_ends_with_it(tmp_path: Path) -> None:
     assert not _lives(pid)
 
 
+def test_nothing_is_left_that_holds_a_descriptor(confined: Confined) -> None:
+    """Not even what left its session, closed what it was given to speak, and holds on to a disk."""
+    reading, writing = os.pipe()
+    stays = "setsid sleep 600 </dev/null >/dev/null 2>&1 & exit 0"
+    with os.fdopen(reading, "rb") as held:
+        assert run(["sh", "-c", stays], confined=confined, pass_fds=(writing,)) == ""
+        os.close(writing)
+        assert select.select([held], [], [], 10)[0] == [held]
+        assert held.read() == b""  # nobody has its other end
+
+
 def _lives(pid: int) -> bool:
     """Whether a process runs; one that has ended and was not waited for does not."""
     try:
@@ -123,7 +135,8 @@ def test_it_dies_with_the_agent(confined: Confined) -> None:
     reading, writing = os.pipe()
     code = "import os; from lvagent.host.run import Confined, run; "
     code += f"os.dup2({writing}, 9); "
-    code += f"run(['sh', '-c', 'echo $$ >&9; exec sleep 600'], pass_fds=(9,), confined={confined!r})"
+    shell = "read pid rest </proc/self/stat; echo $pid >&9; exec sleep 600"  # its number as seen from here
+    code += f"run(['sh', '-c', {shell!r}], pass_fds=(9,), confined={confined!r})"
     with os.fdopen(reading) as told:
         agent = subprocess.Popen([sys.executable, "-c", code], pass_fds=(writing,))
         os.close(writing)
