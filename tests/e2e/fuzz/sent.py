@@ -160,10 +160,8 @@ def requests(
         if one["name"] == "id" and own(body) and draw(st.integers(0, 7)):
             text = own(body)
         path = path.replace(f"{{{one['name']}}}", urllib.parse.quote(text, safe="", errors="replace"))
-    query = [
-        (one["name"], draw(texts(one, names))) for one in route.parameters("query") if draw(st.booleans())
-    ]  # fmt: skip
-    more: list[tuple[str, str]] = draw(st.sampled_from([*[[]] * 18, query, [("colour", "red")]]))
+    query = [(one["name"], draw(texts(one, names))) for one in route.parameters("query") if draw(st.booleans())]
+    more: list[tuple[str, str]] = list(draw(st.sampled_from((*[()] * 18, tuple(query), (("colour", "red"),)))))
     raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     target = path + ("?" + urllib.parse.urlencode([*query, *more], errors="replace") if query or more else "")
     chunked = bool(raw) and draw(st.sampled_from([False] * 7 + [True]))

@@ -31,11 +31,13 @@ CANARY = "canary-7d41c09b"
 
 @dataclass(slots=True)
 class Served:
-    """The agent under test. ``statuses``: how often each operation was answered with each status."""
+    """The agent under test. ``statuses``: how often each operation was answered with each status; ``old``:
+    the changes that tests before asked for."""
 
     lab: LabHost
     document: Json
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
+    old: set[str] = field(default_factory=set)
 
     @property
     def routes(self) -> list[Route]:
@@ -78,13 +80,19 @@ class Served:
     def settle(self, seconds: float = 60) -> list[Json]:
         """Wait for what was promised.
 
-        :return: the problems of the operations that failed.
+        :return: the problems of the operations that failed, of this test.
         """
         deadline = time.monotonic() + seconds
         while any(one["status"] == "running" for one in self.operations()):
             assert time.monotonic() < deadline, "operations do not end"
             time.sleep(0.05)
-        return [one["problem"] for one in self.operations() if one["problem"]]
+        return [one["problem"] for one in self.operations() if one["problem"] and one["id"] not in self.old]
+
+    def begin(self) -> None:
+        """Forget what was before, and let there be no VM."""
+        self.clear()
+        self.statuses.clear()
+        self.old = {one["id"] for one in self.operations()}
 
     def vms(self) -> list[Json]:
         """All VMs."""

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.e2e
 CASES = 60
 QMP = ("query-status", "query-name", "query-version", "query-block", "query-cpus-fast", "no-such-command", "quit\n")
 HMP = ("info status", "info name", "info block", "info nothing", "nonsense", "info status\nquit", "info status\0quit")
-ODD = (
+ODD: tuple[object, ...] = (
     None,
     1,
     True,
@@ -39,7 +39,7 @@ ODD = (
 def qmp_bodies() -> st.SearchStrategy[object]:
     """QMP commands that only look, and such as are none."""
     execute = mostly(st.sampled_from(QMP), of=3, other=st.sampled_from(ODD))
-    arguments = st.sampled_from([{}, {"x": 1}, None, 1, [], {"x": {"y": [None] * 50}}])
+    arguments: st.SearchStrategy[object] = st.sampled_from([{}, {"x": 1}, None, 1, [], {"x": {"y": [None] * 50}}])
     ident = st.sampled_from([{}, 1, "x"])
     return st.fixed_dictionaries({"execute": execute}, optional={"arguments": arguments, "id": ident})
 
@@ -52,7 +52,6 @@ def hmp_bodies() -> st.SearchStrategy[object]:
 
 @pytest.mark.parametrize(("monitor", "bodies"), [("qmp", qmp_bodies()), ("hmp", hmp_bodies())])
 def test_monitors(served: Served, monitor: str, bodies: st.SearchStrategy[object], fuzz_seed: int) -> None:
-    served.clear()
     before = served.lab.snapshot()
     served.populate()
     built = {route.key: route for route in routes_of(served.document)}

@@ -24,7 +24,7 @@ from tests.lab.host import Answer
 
 pytestmark = pytest.mark.e2e
 
-LIVES, STEPS = 16, 25
+LIVES, STEPS = 10, 25
 MANY_LIVES = 100
 
 NEEDS = {
@@ -114,7 +114,7 @@ class Lives(RuleBasedStateMachine):
         """Send a request, and have the answer checked as every answer is."""
         method = route.split()[0]
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        answer = self.served.lab.api(method, path, body, **headers)
+        answer = self.served.lab.api(method, path, body, timeout=120, **headers)
         check(self.served, self.routes[route], Request(method, path, sent, str(body).encode()), answer)
         return answer
 
@@ -248,7 +248,6 @@ def alike(told: Json, life: Life) -> None:
 def live(served: Served, lives: int, steps: int, number: int) -> None:
     """So many lives of so many steps; the same for the same ``number``."""
     print(f"{lives} lives, --fuzz-seed {number}")
-    served.clear()
     before = served.lab.snapshot()
     machine = seed(number)(type("LivesHere", (Lives,), {"served": served}))
     how = settings(

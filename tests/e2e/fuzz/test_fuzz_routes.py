@@ -30,7 +30,7 @@ ELSEWHERE: set[str] = set()
 """Operations that made-up requests may never see succeed."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def wild(served: Served) -> Wild:
     """Schemathesis for this agent."""
     return Wild(served)
@@ -103,7 +103,6 @@ def test_every_answer_to_many_more(served: Served, wild: Wild, fuzz_seed: int, f
 
 
 def test_at_the_bounds_of_every_schema(served: Served, wild: Wild) -> None:
-    served.clear()
     before = served.lab.snapshot()
     for route in served.routes:
         for case in wild.bounds(route):

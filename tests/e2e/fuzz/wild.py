@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from typing import Any
 
 import requests
 import schemathesis
@@ -52,6 +53,7 @@ class Wire(HTTPAdapter):
     def send(self, request: requests.PreparedRequest, *_args: object, **_options: object) -> requests.Response:
         """Send it, and make of the answer what the session expects."""
         body = request.body.encode() if isinstance(request.body, str) else request.body
+        assert body is None or isinstance(body, bytes)
         own = {name: _latin(value) for name, value in request.headers.items() if name.lower() != "content-length"}
         sent = Request(request.method or "", str(request.path_url), own, body)
         answer = self._served.send(sent)
@@ -66,7 +68,7 @@ def _latin(value: str | bytes) -> str:
     return value.decode("latin-1") if isinstance(value, bytes) else value.encode("utf-8").decode("latin-1")
 
 
-def _body(case: Case) -> object:
+def _body(case: Case[Any]) -> object:
     return None if case.body is NOT_SET else case.body
 
 
@@ -85,17 +87,17 @@ class Wild:
         """Bodies for a route, such as its schema allows and such as it does not."""
         return st.one_of([self._cases(route, mode).map(_body) for mode in GenerationMode])
 
-    def cases(self, route: Route) -> st.SearchStrategy[Case]:
+    def cases(self, route: Route) -> st.SearchStrategy[Case[Any]]:
         """Requests to a route that keep its schema, and such as break it (if there is anything to break)."""
         can = [
             mode for mode in GenerationMode if mode is GenerationMode.POSITIVE or route.told["parameters"] or route.body
         ]
         return st.one_of([self._cases(route, mode) for mode in can])
 
-    def _cases(self, route: Route, mode: GenerationMode) -> st.SearchStrategy[Case]:
+    def _cases(self, route: Route, mode: GenerationMode) -> st.SearchStrategy[Case[Any]]:
         return self._schema[route.path][route.method].as_strategy(generation_mode=mode)
 
-    def bounds(self, route: Route) -> Iterator[Case]:
+    def bounds(self, route: Route) -> Iterator[Case[Any]]:
         """A request for each bound, type and keyword of a route's schema, and for each method it does not have.
 
         This is what ``schemathesis run`` calls its coverage phase; the library has no public name for it alone.
@@ -109,7 +111,7 @@ class Wild:
             generation_config=self._schema.config.generation,
         )
 
-    def send(self, case: Case) -> tuple[Request, Answer]:
+    def send(self, case: Case[Any]) -> tuple[Request, Answer]:
         """Send a request and check the answer as schemathesis does."""
         case.call_and_validate(base_url=BASE, session=self._session, checks=list(CHECKS))
         return self._wire.last

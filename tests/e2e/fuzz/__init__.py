@@ -1,0 +1,1 @@
+"""Made-up requests to a real agent."""
