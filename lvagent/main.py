@@ -85,17 +85,33 @@ def serve(settings: Settings) -> int:
     _folders(settings)
     with _alone(settings):
         _give_up_privileges()
-        stopped = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda _number, _frame: stopped.set())
         run_event_loop()
-        with _serving(build(settings), settings) as names:
+        with _told_to_stop() as told, _serving(build(settings), settings) as names:
             log.info("serving on %s", settings.api_socket)
             _notify("READY=1")
-            stopped.wait()
+            told.recv(1)
             log.info("stopping; VMs go on running")
             names.put(STOP)
     return 0
+
+
+@contextlib.contextmanager
+def _told_to_stop() -> Iterator[socket.socket]:
+    """A socket that can be read when a SIGTERM or SIGINT has come.
+
+    The kernel may give a signal to any thread, and a lock that the main thread waits for does not notice then; the
+    wake-up descriptor is written to whichever thread it is (signal.set_wakeup_fd).
+    """
+    reading, writing = socket.socketpair()
+    with reading, writing:
+        writing.setblocking(False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: None)
+        signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+        try:
+            yield reading
+        finally:
+            signal.set_wakeup_fd(-1)
 
 
 STOP = "."
