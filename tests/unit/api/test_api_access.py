@@ -196,7 +196,7 @@ def test_there_is_one_text_for_all_bad_tokens(walk: Walk, tcp: TcpDoor) -> None:
 
 
 def test_a_path_that_is_not_there_needs_a_token_too(walk: Walk) -> None:
-    for path in ("/", "/v1", "/nowhere", "/v1/vms/", "/healthz/"):
+    for path in ("/", "/v1", "/nowhere", "/v1/vms/", "/healthz/", f"/v1/vms/{VM1}/explode"):
         assert walk.clients["none"].get(path).status_code == 401
         assert walk.clients["read"].get(path).status_code == 404
     assert walk.clients["none"].patch("/v1/vms").status_code == 401
@@ -210,7 +210,7 @@ def test_a_role_is_looked_at_before_anything_is_looked_up(walk: Walk) -> None:
     """Whether it is there, whether its name could be one, whether the body is any: the refusal is the same."""
     read, operate = walk.clients["read"], walk.clients["operate"]
     for client, method, paths in (
-        (read, "POST", [f"/v1/vms/{VM1}/stop", f"/v1/vms/{GONE}/stop", "/v1/vms/x/stop", f"/v1/vms/{VM1}/explode"]),
+        (read, "POST", [f"/v1/vms/{VM1}/stop", f"/v1/vms/{GONE}/stop", "/v1/vms/x/stop"]),
         (read, "GET", [f"/v1/vms/{VM1}/console", f"/v1/vms/{GONE}/console?x=1"]),
         (operate, "DELETE", [f"/v1/vms/{VM1}", f"/v1/vms/{GONE}", "/v1/vms/x"]),
         (operate, "PUT", [f"/v1/vms/{VM1}", f"/v1/vms/{GONE}"]),

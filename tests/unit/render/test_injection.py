@@ -245,7 +245,7 @@ def test_hook(socket: str, python: str, bootstrap: str) -> None:
 def test_page(text: str) -> None:
     def page(value: str) -> list[str]:
         route = SimpleNamespace(
-            name=value, method="GET", path=value, summary=value, body=value, errors=(404,),
+            name=value, method="GET", path=value, summary=value, body=value, errors=(404,), role=value,
             query=[SimpleNamespace(name=value, description=value)],
             headers=[SimpleNamespace(name=value, description=value)],
             replies=[SimpleNamespace(status=200, description=value, schema=value)],

@@ -15,6 +15,7 @@ TESTS: dict[str, Callable[..., None]] = {
     "domain.xml.j2": injection.test_domain,
     "element.xml.j2": injection.test_element,
     "elements.nft.j2": filters.test_elements,
+    "firewall.nft.j2": filters.test_the_base_of_the_rules_takes_settings_and_no_value_of_a_spec,
     "fabric.nft.j2": filters.test_what_is_below_the_elements_takes_no_value_of_a_spec,
     "guard.nft.j2": filters.test_what_is_below_the_elements_takes_no_value_of_a_spec,
     "vpc.nft.j2": filters.test_port,

@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import fields, replace
+from ipaddress import ip_network
 
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import meta
 
 from lvagent.plan import wanted
-from lvagent.plan.resources import PortFilter
+from lvagent.plan.resources import Extras, Firewall, Group, PortFilter, Span
 from lvagent.render import environment, nft, templates_folder
+from lvagent.render.elements import Element, Piece
+from lvagent.render.firewall import extras_pieces, firewall_pieces, group_pieces
+from lvagent.spec.vm import Direction, NetRule
 from tests.unit.render import hostile as words
 from tests.unit.render.hostile import TAME, hostile, lines
 
@@ -69,12 +73,63 @@ def test_elements(text: str) -> None:
         assert found.count('"') <= as_added([one]).count('"') + 2
 
 
-def as_added(elements: Iterable[nft.Element]) -> str:
+def as_added(elements: Iterable[Piece]) -> str:
     return nft.change((), elements)
 
 
-def as_removed(elements: Iterable[nft.Element]) -> str:
+def as_removed(elements: Iterable[Piece]) -> str:
     return nft.change(elements, ())
+
+
+WALL = Firewall(
+    "vpc-aaaaaaaaaa",
+    "i-0000000005",
+    ("t0000000005-0",),
+    ("10.0.0.5", "fd00:a::5"),
+    (
+        NetRule("tcp", 22, 25, "10.0.0.0/8", "i-0000000006", Direction.INGRESS),
+        NetRule("any", source="subnet-aaaaaaaaaa", direction=Direction.EGRESS),
+    ),
+)
+GROUP = Group("vpc-aaaaaaaaaa", "subnet-aaaaaaaaaa", (ip_network("10.0.0.5/32"), ip_network("fd00:a::/64")))
+EXTRAS = Extras("vpc-aaaaaaaaaa", (Span("10.0.0.9", "10.0.0.11", ("i-0000000005", "i-0000000006")),))
+
+
+@given(hostile)
+def test_rules(text: str) -> None:
+    """Each string in each piece of a firewall, of a group and of extra addresses."""
+    tame = {*firewall_pieces(WALL, 1), *group_pieces(GROUP), *extras_pieces(EXTRAS)}
+    for piece in sorted(tame, key=repr):
+        for place in [one.name for one in fields(piece) if isinstance(getattr(piece, one.name), str)]:
+            try:
+                found = as_added([replace(piece, **{place: text})])
+            except (ValueError, KeyError):
+                continue
+            same = replace(piece, comment="b") if place == "comment" and isinstance(piece, Element) else piece
+            assert skeleton(found) == skeleton(as_added([same])) or text in ("", getattr(piece, place)), (piece, place)
+
+
+@given(hostile, st.sampled_from(["proto", "source", "destination"]))
+def test_rule_of_a_spec(text: str, place: str) -> None:
+    wrong = replace(WALL, rules=(replace(WALL.rules[0], **{place: text}),))
+    try:
+        found = as_added(firewall_pieces(wrong, 1))
+    except ValueError:
+        return
+    assert lines(found) in (lines(as_added(firewall_pieces(replace(WALL, rules=rules), 1))) for rules in PLAIN)
+
+
+PLAIN = (
+    (NetRule("tcp", 22, 25, "10.0.0.0/8", "10.0.0.5", Direction.INGRESS),),
+    (NetRule("tcp", 22, 25, "i-0000000006", "i-0000000006", Direction.INGRESS),),
+    (NetRule("tcp", 22, 25, "", "", Direction.INGRESS),),
+)
+
+
+def test_the_base_of_the_rules_takes_settings_and_no_value_of_a_spec() -> None:
+    source = (templates_folder() / "firewall.nft.j2").read_text()
+    constants = {"digest", "limits", "marks", "metadata_address_v4", "metadata_address_v6"}
+    assert meta.find_undeclared_variables(environment().parse(source)) == constants
 
 
 def same_but_for_values(found: str, tame: str, *, of: str) -> None:
