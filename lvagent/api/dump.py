@@ -6,8 +6,9 @@ import dataclasses
 
 from lvagent.api.operations import OperationView
 from lvagent.api.problems import Json, problem
-from lvagent.spec.dump import dump_vm
+from lvagent.spec.dump import dump_rule, dump_vm
 from lvagent.spec.status import (
+    FirewallView,
     ImageView,
     PhaseTime,
     Plan,
@@ -60,6 +61,21 @@ def _port(port: PortView) -> Json:
 def phases(times: tuple[PhaseTime, ...]) -> list[Json]:
     """Phases in the order in which they ended."""
     return [{"phase": time.phase, "ms": time.ms} for time in times]
+
+
+def firewall(view: FirewallView) -> Json:
+    """The rules of a VM with their counters, and what none of them allowed."""
+    return {
+        "vm": view.vm,
+        "rules": [
+            {**dump_rule(one.rule), "packets": one.packets, "bytes": one.bytes, "last_hit": one.last_hit}
+            for one in view.rules
+        ],
+        "refused": {
+            "ingress": {"packets": view.refused_in[0], "bytes": view.refused_in[1]},
+            "egress": {"packets": view.refused_out[0], "bytes": view.refused_out[1]},
+        },
+    }
 
 
 def subnet(view: SubnetView) -> Json:

@@ -18,7 +18,17 @@ from lvagent.errors import Conflict, HostError, LvagentError, NotFound
 from lvagent.spec import names
 from lvagent.spec.access import Caller
 from lvagent.spec.monitor import Hmp, Qmp
-from lvagent.spec.status import Action, ImageView, Plan, PutResult, Readiness, SubnetView, VmStatus, VpcView
+from lvagent.spec.status import (
+    Action,
+    FirewallView,
+    ImageView,
+    Plan,
+    PutResult,
+    Readiness,
+    SubnetView,
+    VmStatus,
+    VpcView,
+)
 from lvagent.spec.vm import VmConfig
 
 _NAMES = re.compile(
@@ -122,6 +132,11 @@ class Limited:
         """Act on a VM of his."""
         self.vm(vm)
         return self._shown(self._agent.power(vm, action))
+
+    def rules(self, vm: str) -> FirewallView:
+        """The rules of a VM of his."""
+        self.vm(vm)
+        return self._agent.rules(vm)
 
     def domain_xml(self, vm: str) -> str:
         """The XML of a VM of his."""

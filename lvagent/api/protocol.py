@@ -6,7 +6,18 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from lvagent.spec.monitor import Hmp, Qmp
-from lvagent.spec.status import Action, ImageView, PhaseTime, Plan, PutResult, Readiness, SubnetView, VmStatus, VpcView
+from lvagent.spec.status import (
+    Action,
+    FirewallView,
+    ImageView,
+    PhaseTime,
+    Plan,
+    PutResult,
+    Readiness,
+    SubnetView,
+    VmStatus,
+    VpcView,
+)
 from lvagent.spec.vm import VmConfig
 
 Watch = Callable[[PhaseTime], None]
@@ -39,6 +50,9 @@ class Agent(Protocol):
 
     def vms(self) -> Sequence[VmStatus]:
         """All VMs, by id."""
+
+    def rules(self, vm: str) -> FirewallView:
+        """The rules of a VM, with what they have counted."""
 
     def domain_xml(self, vm: str) -> str:
         """The domain XML as libvirt has it (live if it runs), without secrets."""

@@ -83,6 +83,9 @@ ROUTES: tuple[Route, ...] = (
         names=(VM, ACTION),
         headers=CHANGES,
     ),
+    _read(
+        "/v1/vms/{id}/rules", "showRules", "The rules of a VM, and what they let in and out.", views.rules, "Rules", VM
+    ),
     Route(
         "GET",
         "/v1/vms/{id}/domain.xml",

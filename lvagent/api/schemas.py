@@ -11,6 +11,7 @@ from lvagent.api.problems import TITLES, URN, Json
 from lvagent.spec.monitor import MAX_COMMAND, MAX_NAME
 from lvagent.spec.parse import vm_schema
 from lvagent.spec.status import Action, Outcome, State
+from lvagent.spec.vm import Direction
 
 
 def _ref(name: str) -> Json:
@@ -110,6 +111,32 @@ PUT_MEMBERS: Mapping[str, Json] = {
     "outcome": _enum([*Outcome], "what was done"),
     "restart_needed": _texts("paths of the spec that take effect at the next start"),
 }
+
+_COUNTED: dict[str, Json] = {"packets": _integer("packets"), "bytes": _integer("their bytes")}
+
+
+def _rules() -> Json:
+    """The rules of a VM: each as a spec has it, with its direction said and what it has counted."""
+    lists = cast(list[dict[str, Json]], cast(dict[str, Json], vm_schema()["properties"])["rules"]["anyOf"])
+    members = cast(dict[str, Json], copy.deepcopy(lists[0]["items"]["properties"]))
+    members["direction"] = _enum([*Direction], "which way it looks")
+    counted = {
+        "packets": _integer("packets of the flows that it allowed, both ways"),
+        "bytes": _integer("their bytes"),
+        "last_hit": _or_null(
+            _text("when it was last hit (RFC 3339), to within a sweep; null: not since the agent began")
+        ),
+    }
+    refused = {way.value: _object("What was dropped.", _COUNTED) for way in Direction}
+    return _object(
+        "The rules of a VM, in the order of its spec.",
+        {
+            "vm": _text("the VM"),
+            "rules": _list(_object("A rule.", {**members, **counted}), "its rules"),
+            "refused": _object("What no rule allowed.", refused),
+        },
+    )
+
 
 SUBNET = _object(
     "A subnet: what its VMs say of it.",
@@ -243,6 +270,7 @@ def schemas() -> dict[str, Json]:
         "Vm": _object("A VM: its spec, and how it stands.", {**spec, **STATUS_MEMBERS}),
         "PutResult": _object("What a put did, with the VM.", {**spec, **STATUS_MEMBERS, **PUT_MEMBERS}),
         "VmList": _items("Vm"),
+        "Rules": _rules(),
         "Port": PORT,
         "Phase": PHASE,
         "Vpc": VPC,

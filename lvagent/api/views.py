@@ -192,6 +192,11 @@ def show_vm(call: Call) -> Answer:
     return answer(200, dump.vm(status), ETag=_tag(status))
 
 
+def rules(call: Call) -> Answer:
+    """GET /v1/vms/{id}/rules"""
+    return answer(200, dump.firewall(call.agent.rules(call.path["id"])))
+
+
 def domain_xml(call: Call) -> Answer:
     """GET /v1/vms/{id}/domain.xml"""
     return Answer(HTTPStatus.OK, call.agent.domain_xml(call.path["id"]).encode(), XML)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import IO
+from typing import IO, cast
 
 import click
 
@@ -117,6 +117,30 @@ def _note(vm: Json) -> str:
         "not seen lately" if vm["stale"] else "",
     ]
     return ", ".join(note for note in notes if note)
+
+
+@group.command()
+@click.argument("ident", metavar="ID")
+@output_option
+@pass_session
+def rules(session: Session, ident: str) -> None:
+    """Show the rules of a VM, what each let through, and what none did."""
+    found = session.client().get(f"{access.path_of(ident)}/rules")
+    if session.json:
+        print_json(found)
+        return
+    heads = ("DIRECTION", "PROTO", "PORT", "SOURCE", "DESTINATION", "PACKETS", "BYTES", "LAST HIT")
+    refused = cast(dict[str, Json], found["refused"])
+    lines = [_rule_row(rule) for rule in objects(found["rules"])]
+    lines += [(way, "(refused)", "", "", "", one["packets"], one["bytes"], "") for way, one in refused.items()]
+    print_table(heads, lines, empty="")
+
+
+def _rule_row(rule: Json) -> tuple[object, ...]:
+    first, last = rule["port"] or "", rule["port_end"]
+    ports = f"{first}-{last}" if last else first
+    peers = [rule[side] or "any" for side in ("source", "destination")]
+    return rule["direction"], rule["proto"], ports, *peers, rule["packets"], rule["bytes"], rule["last_hit"] or "-"
 
 
 @group.command()

@@ -182,7 +182,7 @@ def _by_set(found: Iterable[Piece], without: set[str]) -> list[tuple[str, list[d
         if isinstance(piece, Element):
             told = {"key": key_text(piece), "comment": checked_comment(piece.comment), "value": value_text(piece)}
             sets.setdefault(table_of(piece.set), []).append(told)
-        elif isinstance(piece, NetElement) and (name := NetSet(piece.group, piece.family).name) not in without:
+        elif isinstance(piece, NetElement) and (name := _set(NetSet(piece.group, piece.family))["name"]) not in without:
             told = {"key": span_text(piece.first, piece.last), "comment": "", "value": ""}
             sets.setdefault(f"inet lvagent {name}", []).append(told)
     return sorted(sets.items())

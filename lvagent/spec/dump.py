@@ -23,7 +23,7 @@ def dump_vm(vm: VmConfig, *, secrets: bool) -> dict[str, object]:
         "cpus": vm.cpus,
         "volumes": [_volume(volume) for volume in vm.volumes],
         "networks": [_network(nic) for nic in vm.networks],
-        "rules": [_rule(rule) for rule in vm.rules],
+        "rules": [dump_rule(rule) for rule in vm.rules],
         "keys": list(vm.keys),
         "datasource": _text(vm.datasource),
     }
@@ -65,7 +65,8 @@ def _network(nic: Network) -> dict[str, object]:
     }
 
 
-def _rule(rule: NetRule) -> dict[str, object]:
+def dump_rule(rule: NetRule) -> dict[str, object]:
+    """A rule as JSON."""
     return {
         "proto": rule.proto,
         "port": rule.port,

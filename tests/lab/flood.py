@@ -28,7 +28,7 @@ def mac(text: str) -> bytes:
 
 
 def checksum(raw: bytes) -> int:
-    total = sum(struct.unpack(f"!{len(raw) // 2}H", raw))
+    total = sum(map(int, struct.unpack(f"!{len(raw) // 2}H", raw)))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
@@ -70,10 +70,13 @@ def frames(
             raise SystemExit(f"there is no flood {kind}")
 
 
+def run(*words: str) -> None:
+    subprocess.run(words, check=True)
+
+
 def main(tap: str, kind: str, seconds: str, *where: str) -> None:
     own, ip, gateway, router, other, peer = (mac(text) if ":" in text else socket.inet_aton(text) for text in where)
     made = list(frames(kind, own, ip, gateway, router, other, peer))
-    run = lambda *words: subprocess.run(words, check=True)  # noqa: E731
     run("ip", "link", "add", NEAR, "type", "veth", "peer", "name", FAR)
     try:
         for name in (NEAR, FAR):

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 
 from lvagent.api.protocol import Agent, Watch
 from lvagent.errors import Conflict, MonitorError, NotFound
+from lvagent.plan.firewall import directed
 from lvagent.spec import names
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.status import (
     Action,
+    FirewallView,
     ImageView,
     Outcome,
     PhaseTime,
@@ -20,6 +22,7 @@ from lvagent.spec.status import (
     PortView,
     PutResult,
     Readiness,
+    RuleView,
     State,
     SubnetView,
     VmStatus,
@@ -155,6 +158,11 @@ class FakeAgent:
     def vms(self) -> Sequence[VmStatus]:
         with self._lock:
             return tuple(self._vms[vm] for vm in sorted(self._vms))
+
+    def rules(self, vm: str) -> FirewallView:
+        spec = self.vm(vm).spec
+        seen = tuple(RuleView(directed(rule, spec), 3, 180, "2026-01-01T00:00:00.000+00:00") for rule in spec.rules)
+        return FirewallView(vm, seen, (7, 420), (0, 0))
 
     def domain_xml(self, vm: str) -> str:
         return f"<domain><name>{self.vm(vm).spec.id}</name></domain>"
