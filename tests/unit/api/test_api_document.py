@@ -98,6 +98,7 @@ def walk(client: FlaskClient) -> list[tuple[str, str, TestResponse]]:
         ("PUT", "/v1/vms/{id}", client.put("/v1/vms/i-0000000003", json=vm(3, cpus=2))),
         ("POST", "/v1/vms/{id}/{action}", client.post(f"{vm1}/pause")),
         ("GET", "/v1/vms/{id}", client.get(vm1)),
+        ("GET", "/v1/vms/{id}/rules", client.get(f"{vm1}/rules")),
         ("GET", "/v1/vms/{id}/domain.xml", client.get(f"{vm1}/domain.xml")),
         ("GET", "/v1/vms/{id}/console", client.get(f"{vm1}/console?tail=100")),
         ("POST", "/v1/vms/{id}/qmp", client.post(f"{vm1}/qmp", json={"execute": "query-status"})),
