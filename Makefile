@@ -1,7 +1,7 @@
 # All set-up is in two commands: sudo make run, sudo make test. They install what is missing and may be run again.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run serve clean clean-cache setup test test-house test-unit test-host test-e2e test-slow test-fuzz lint bench lock
+.PHONY: help run serve clean clean-cache setup test test-house test-unit test-host test-e2e test-slow test-isolation test-fuzz lint bench lock
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,10 @@ test-e2e: ## only the tests with guests (root)
 test-slow: ## only the slow tests: minutes (root)
 	@.ci/setup test
 	@.ci/tests slow
+
+test-isolation: ## what hostile guests try, with floods of 20 s and a thousand rule changes under a live stream (root)
+	@.ci/setup test
+	@.ci/tests isolation -s
 
 test-fuzz: ## thousands of made-up requests and documents: half an hour; FUZZ="--fuzz-seed 7 --fuzz-cases 500" (root)
 	@.ci/setup test
