@@ -46,7 +46,7 @@ test-slow: ## only the slow tests: minutes (root)
 	@.ci/setup test
 	@.ci/tests slow
 
-test-fuzz: ## thousands of made-up requests and documents: half an hour; FUZZ="--fuzz-seed 7 --fuzz-cases 500" (root)
+test-fuzz: ## thousands of made-up requests and documents: an hour; FUZZ="--fuzz-seed 7 --fuzz-cases 500" (root)
 	@.ci/setup test
 	@.ci/tests fuzz $(FUZZ)
 
