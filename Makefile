@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .PHONY: help run serve clean clean-cache setup test test-house test-unit test-host test-e2e test-slow test-isolation test-fuzz lint bench lock
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 run: ## set up, start the agent, make the demo VMs, stay in the foreground (root)
 	@.ci/up run
@@ -50,7 +50,7 @@ test-isolation: ## what hostile guests try, with floods of 20 s and a thousand r
 	@.ci/setup test
 	@.ci/tests isolation -s
 
-test-fuzz: ## thousands of made-up requests and documents: half an hour; FUZZ="--fuzz-seed 7 --fuzz-cases 500" (root)
+test-fuzz: ## thousands of made-up requests and documents: an hour; FUZZ="--fuzz-seed 7 --fuzz-cases 500" (root)
 	@.ci/setup test
 	@.ci/tests fuzz $(FUZZ)
 

@@ -33,7 +33,10 @@ ELSEWHERE = {
         "routers and queriers",
         "router solicitation to the gateway",
     ),
-    spoofing.test_dhcp_reaches_the_gateway_for_ones_own_hardware_address_only: ("DHCP", "DHCP request to the gateway"),
+    spoofing.test_dhcp_reaches_the_gateway_for_ones_own_hardware_address_only: (
+        "DHCP",
+        "DHCP request to the gateway",
+    ),
     spoofing.test_what_is_its_own_reaches_the_neighbour: (
         "tags and other protocols",
         "IPv4 from its own address, untagged",
