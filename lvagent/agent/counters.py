@@ -22,16 +22,18 @@ class Counters:
     """The counters of all VPCs.
 
     :param read: the rules in a VPC with what they have counted.
+    :param clock: Unix time.
     """
 
-    def __init__(self, read: Callable[[str], list[Counted]]) -> None:
+    def __init__(self, read: Callable[[str], list[Counted]], clock: Callable[[], float] = time.time) -> None:
         self._read = read
+        self._clock = clock
         self._lock = threading.Lock()
         self._last: dict[str, dict[Rule, tuple[Counted, float | None]]] = {}
 
     def look(self, vpc: str) -> None:
         """Read the counters of a VPC, and note which have grown."""
-        now = time.time()
+        now = self._clock()
         found = self._read(vpc)
         with self._lock:
             before = self._last.get(vpc, {})
