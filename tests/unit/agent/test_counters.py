@@ -101,6 +101,16 @@ def test_a_rule_that_was_written_anew_is_hit_only_if_it_counts() -> None:
     assert hits(seen)[1] is not None
 
 
+def test_a_rule_that_came_since_the_first_sweep_was_hit_since_then() -> None:
+    kernel, clock = Kernel(), [1_000.0]
+    seen = Counters(kernel.read, lambda: clock[0])
+    seen.look(A)
+    seen.forget([A])
+    kernel.packets[A] = {(IN, TCP): 5, (IN, GROUP4): 0}
+    seen.look(A)
+    assert hits(seen) == [None, "1970-01-01T00:16:40.000+00:00", None]
+
+
 def test_vpcs_that_are_gone_are_forgotten() -> None:
     kernel, clock = Kernel(), [1_000.0]
     kernel.packets[A] = {(IN, TCP): 5}
