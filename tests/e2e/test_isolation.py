@@ -162,7 +162,9 @@ def test_a_stream_feels_no_rules_of_others_and_ends_with_its_own(site: LabHost, 
     change_others(site, changes)
     assert int(say(site, ssh_key, TWO, COUNT)) > lines + 10
     assert say(site, ssh_key, ONE, RETRANSMITTED) == retransmitted, "nothing was lost meanwhile"
+    began = time.monotonic()
     put_rules(site, 2, ssh_key.public, SSH_AND_PING)
+    print(f"cut by a PUT of {(time.monotonic() - began) * 1000:.0f} ms, after {changes} changes of others' rules")
     cut = say(site, ssh_key, TWO, COUNT)
     time.sleep(1.5)
     assert say(site, ssh_key, TWO, COUNT) == cut, "not one more line since the PUT was answered"
