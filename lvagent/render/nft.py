@@ -210,7 +210,7 @@ def port_elements(port: PortFilter) -> frozenset[Element]:
         found.add(Element("later", (tap,)))
     found |= {Element(name, (local,), tap) for name in ("local6", "local_target6")}
     for mac in (port.mac, *port.extra_macs):
-        found |= {Element("macs", (tap, mac)), Element("hardware", (tap, mac))}
+        found |= {Element("macs", (tap, mac)), Element("hardware", (tap, mac)), Element("optmacs", (tap, mac))}
         found |= _own6(tap, names.link_local(mac))
     if port.ipv4:
         found.add(Element("own4", (tap, str(ip_address(port.ipv4)))))
