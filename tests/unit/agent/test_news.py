@@ -23,7 +23,8 @@ def test_a_follower_gets_what_comes_after_him_in_order() -> None:
     news.publish(VM, "crashed", reason="why")
     news.publish("", "libvirt-back")
     first, second = follower.take(0), follower.take(0)
-    assert first is not None and second is not None
+    assert first is not None
+    assert second is not None
     assert (first.number, first.vm, first.kind, first.detail) == (2, VM, "crashed", {"reason": "why"})
     assert first.vpcs == {"vpc-aaaaaaaaaa"}
     assert (second.number, second.kind, second.vpcs) == (3, "libvirt-back", frozenset())

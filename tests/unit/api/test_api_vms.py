@@ -76,6 +76,7 @@ def test_a_vm_is_its_spec_and_how_it_stands_without_its_user_data(client: FlaskC
         ],
         "keys": full()["keys"],
         "datasource": "ec2",
+        "restart": "on-failure",
         "has_user_data": True,
         "state": "running",
         "reason": "booted",
