@@ -53,10 +53,12 @@ class Item:
 class Follower:
     """Somebody who wants the news. Leave it with ``close``, or use it in a ``with``.
 
-    ``missed``: items before those that he gets are gone from the ring.
+    ``after``: the number of the last item before those that he gets. ``missed``: some before those are gone from the
+    ring.
     """
 
-    def __init__(self, news: News, backlog: Iterable[Item], *, missed: bool, most: int) -> None:
+    def __init__(self, news: News, backlog: Iterable[Item], *, after: int, missed: bool, most: int) -> None:
+        self.after = after
         self._news = news
         self._most = most
         self._items = collections.deque(backlog)
@@ -136,10 +138,11 @@ class News:
         :param detail: no secrets; texts are cut to ``MAX_TEXT`` characters.
         """
         vpcs = frozenset(self._scope(vm)) if vm else frozenset()
-        self.tell(vm, kind, {name: _cut(value) for name, value in detail.items()}, vpcs)
+        self.tell(vm, kind, detail, vpcs)
 
     def tell(self, vm: str, kind: str, detail: Mapping[str, Plain], vpcs: frozenset[str]) -> None:
         """``publish`` for who knows the VPCs better, as of a VM that is gone by now."""
+        detail = {name: _cut(value) for name, value in detail.items()}
         with self._lock:
             self._last += 1
             item = Item(self._last, time.time(), vm, kind, detail, vpcs)
@@ -157,7 +160,8 @@ class News:
             backlog = [] if after is None else [item for item in self._ring if item.number > after]
             oldest = self._ring[0].number if self._ring else self._last + 1
             missed = after is not None and not oldest - 1 <= after <= self._last
-            follower = Follower(self, backlog, missed=missed, most=len(backlog) + most)
+            start = self._last if after is None else after
+            follower = Follower(self, backlog, after=start, missed=missed, most=len(backlog) + most)
             if self._closed:
                 follower.end()
             else:

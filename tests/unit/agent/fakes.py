@@ -15,6 +15,8 @@ from lxml import etree
 from lvagent.agent.core import Agent, Parts
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
+from lvagent.agent.news import News
+from lvagent.agent.tidings import Reporter
 from lvagent.errors import HostError, NotFound, SpecError
 from lvagent.host.libvirt import DomainRecord, DomainState
 from lvagent.host.nft_read import Counted
@@ -380,10 +382,11 @@ class FakeHost:
         self._locks = locks
 
     def agent(self, *, boot_id: str = "boot-1", sweep: bool = True) -> Agent:
-        index = Index()
+        news = News(lambda vm: index.vpcs_of(vm))
+        index = Index(Reporter(news))
         networks = Networks(index, self.wires, self.dhcp, self.metadata, POLICY, self._locks)
         options = DomainOptions(accel="qemu", emulator="/usr/bin/qemu-system-x86_64")
-        made = Agent(Parts(index, self.domains, self.monitors, self.volumes, networks, options, boot_id))
+        made = Agent(Parts(index, self.domains, self.monitors, self.volumes, networks, options, boot_id, news))
         self.domains.hook = lambda vm, xml: made.plugger.start(vm, xml, lambda: True)
         if sweep:
             assert made.sweep()

@@ -174,7 +174,7 @@ def test_one_address_in_two_vpcs():
         ({"id": "i-0000000001", "cpus": 1, "networks": [nic()]}, "memory_mb", "is missing"),
         (vm(datasource="azure"), "datasource", '"azure" is not known here'),
         (vm(restart="Always"), "restart", '"Always" is not known here'),
-        (vm(restart=True), "restart", "true is not known here"),
+        (vm(restart=True), "restart", "True is not known here"),
         (vm(user_data=5), "user_data", "must be a string or an object, not the number 5"),
         (vm(user_data={"base64": 5}), "user_data.base64", "must be a string, not the number 5"),
         (vm(user_data={"base64": "?"}), "user_data.base64", "this is not base64"),
