@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Parts:
-    """What an agent is made of. ``going_down``: whether the host is about to stop."""
+    """What an agent is made of. ``going_down``: whether the host is about to stop. ``clock``: of pauses, in seconds."""
 
     index: Index
     domains: Domains
@@ -59,6 +59,7 @@ class Parts:
     boot_id: str
     news: News
     going_down: Callable[[], bool] = lambda: False
+    clock: Callable[[], float] = time.monotonic
 
 
 class Agent:
@@ -77,10 +78,17 @@ class Agent:
         self._recovery = Recovery(
             parts.index, self._locks, parts.domains, parts.volumes, parts.networks, self._vms, parts.boot_id
         )
-        self._revival = Revival(
-            parts.index, self._locks, parts.domains, self._vms, self._power, parts.news, going_down=parts.going_down
+        self.revival = Revival(
+            parts.index,
+            self._locks,
+            parts.domains,
+            self._vms,
+            self._power,
+            parts.news,
+            going_down=parts.going_down,
+            clock=parts.clock,
         )
-        self._witness = Witness(parts.index, parts.domains, parts.networks, parts.news, self._revival.look)
+        self._witness = Witness(parts.index, parts.domains, parts.networks, parts.news, self.revival.look)
         self._qemus = Qemus()
         self.news = parts.news
         self.happened = self._witness.happened
@@ -98,8 +106,8 @@ class Agent:
         """Create the VM, or change it to this spec; all or nothing. See ``api.protocol.Agent``."""
         self._ready()
         with self._locks.hold(spec.id):
-            self._revival.forget(spec.id)
-            self._revival.look(spec.id)  # when this is done: one that had been given up is started again
+            self.revival.forget(spec.id)
+            self.revival.look(spec.id)  # when this is done: one that had been given up is started again
             entry = self._index.get(spec.id)
             trace = Trace(watch)
             if entry is not None and (entry.phase is Phase.CREATING or entry.domain is None):
@@ -143,7 +151,7 @@ class Agent:
         with self._locks.hold(vm):
             entry = self._entry(vm)
             self._vms.confirm(vm)
-            self._revival.forget(vm)
+            self.revival.forget(vm)
             self._vms.delete(entry, Trace(watch), grace=grace, volumes=volumes)
 
     def power(self, vm: str, action: Action) -> VmStatus:
@@ -155,7 +163,7 @@ class Agent:
                 raise Conflict(f"{vm} is being deleted", other=vm)
             self._vms.confirm(vm)
             if action in WISHES:
-                self._revival.forget(vm)
+                self.revival.forget(vm)
             self._power.act(entry, action, Trace())
             return self._status(self._entry(vm))
 
@@ -175,7 +183,7 @@ class Agent:
             self._networks.policy,
             self._index.stale_since,
             process=self._qemus.of(vm) if active else None,
-            failure=None if active else self._revival.failure(vm),
+            failure=None if active else self.revival.failure(vm),
         )
 
     def vm(self, vm: str) -> VmStatus:
@@ -316,16 +324,16 @@ class Agent:
             self._swept.set()
             for entry in self._index.all():
                 if entry.domain is not None and not entry.domain.active:
-                    self._revival.look(entry.spec.id)
+                    self.revival.look(entry.spec.id)
             return True
 
     def start(self) -> None:
         """Start again what ends, from now on."""
-        self._revival.start()
+        self.revival.start()
 
     def close(self) -> None:
         """Wait for what is under way and close what is open; VMs and VPCs stay."""
-        self._revival.close()
+        self.revival.close()
         self._witness.close()
         self._vms.close()
         self._beside.shutdown(wait=True)

@@ -72,6 +72,7 @@ class Revival:
         self._changed = threading.Condition()
         self._tries: dict[str, Tries] = {}
         self._looks: dict[str, float] = {}
+        self._under_way = 0
         self._stopped = False
         self._starts = ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="start-again")
         self._thread = threading.Thread(target=self._run, name="revival", daemon=True)
@@ -106,6 +107,12 @@ class Revival:
             tries = self._tries.get(vm)
             return tries.failure if tries is not None and tries.given_up else None
 
+    @property
+    def idle(self) -> bool:
+        """Whether no start is under way."""
+        with self._changed:
+            return not self._under_way
+
     # when
 
     def _look_at(self, vm: str, when: float) -> None:
@@ -139,8 +146,9 @@ class Revival:
             due = [vm for vm, tries in self._tries.items() if tries.due is not None and tries.due <= now]
             for vm in due:
                 self._tries[vm] = restart.begun(self._tries[vm], now)
+                self._under_way += 1
         for vm in due:
-            self._starts.submit(self._again, vm, self._tries.get(vm, Tries()))
+            self._starts.submit(self._start, vm)
 
     # what
 
@@ -205,26 +213,34 @@ class Revival:
             log.warning("%s: %s; it is started again in %.0f s", vm, reason, after.due - now)
             self._news.publish(vm, "restart-due", reason=reason, seconds=round(after.due - now, 1))
 
-    def _again(self, vm: str, tries: Tries) -> None:
-        """Start it, if it is still so that it should be."""
-        with self._locks.hold(vm):
-            try:
-                entry, state = self._fresh(vm)
-                if entry is not None and state is not None and not state.active and not self._gone(vm):
-                    self._news.publish(vm, "restart", attempt=len(tries.begun), reason=tries.reason)
-                    self._vms.confirm(vm)
-                    self._power.act(entry, Action.START, Trace())
-                self._now(vm, restart.tried)
-            except Unavailable as error:
-                log.warning("%s: %s", vm, error)
-                self._now(vm, lambda now: restart.put_off(now, self._clock()))
-            except LvagentError as error:
-                self._failed(vm, str(error))
+    def _start(self, vm: str) -> None:
+        try:
+            with self._locks.hold(vm):
+                self._again(vm)
+        finally:
+            with self._changed:
+                self._under_way -= 1
 
-    def _gone(self, vm: str) -> bool:
-        """Whether somebody said something else meanwhile."""
+    def _again(self, vm: str) -> None:
+        """Start it, if it is still so that it should be."""
+        try:
+            entry, state = self._fresh(vm)
+            tries = self._known(vm)
+            if entry is not None and state is not None and not state.active and tries is not None:
+                self._news.publish(vm, "restart", attempt=len(tries.begun), reason=tries.reason)
+                self._vms.confirm(vm)
+                self._power.act(entry, Action.START, Trace())
+            self._now(vm, restart.tried)
+        except Unavailable as error:
+            log.warning("%s: %s", vm, error)
+            self._now(vm, lambda now: restart.put_off(now, self._clock()))
+        except LvagentError as error:
+            self._failed(vm, str(error))
+
+    def _known(self, vm: str) -> Tries | None:
+        """What was tried; None: somebody said something else meanwhile, or the agent stops."""
         with self._changed:
-            return vm not in self._tries or self._stopped
+            return None if self._stopped else self._tries.get(vm)
 
     def _now(self, vm: str, change: Callable[[Tries], Tries]) -> None:
         with self._changed:
@@ -235,5 +251,5 @@ class Revival:
     def _failed(self, vm: str, message: str) -> None:
         self._index.update(vm, lambda now: dataclasses.replace(now, error=message))
         self._now(vm, restart.tried)
-        if not self._gone(vm):
+        if self._known(vm) is not None:
             self._count(vm, f"it could not be started: {message}")
