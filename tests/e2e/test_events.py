@@ -1,4 +1,4 @@
-"""What happens to VMs is seen, told, and answered: with a real libvirtd, real qemus, and a guest that powers itself off.
+"""What happens to VMs is seen, told, and answered: with real libvirtd and qemus, and a guest that powers itself off.
 
 The agent sweeps once an hour here: what is shown comes from events alone.
 """
