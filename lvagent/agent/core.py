@@ -106,9 +106,10 @@ class Agent:
         """Create the VM, or change it to this spec; all or nothing. See ``api.protocol.Agent``."""
         self._ready()
         with self._locks.hold(spec.id):
-            self.revival.forget(spec.id)
-            self.revival.look(spec.id)  # when this is done: one that had been given up is started again
             entry = self._index.get(spec.id)
+            if self.revival.failure(spec.id) is not None or (entry is not None and entry.spec != spec):
+                self.revival.forget(spec.id)
+                self.revival.look(spec.id)  # comes when this is done: one that was given up is started again
             trace = Trace(watch)
             if entry is not None and (entry.phase is Phase.CREATING or entry.domain is None):
                 entry = self._recovery.look(spec.id)  # a create that was not undone wholly; a domain undefined by hand
@@ -153,6 +154,7 @@ class Agent:
             self._vms.confirm(vm)
             self.revival.forget(vm)
             self._vms.delete(entry, Trace(watch), grace=grace, volumes=volumes)
+            self._qemus.forget(vm)
 
     def power(self, vm: str, action: Action) -> VmStatus:
         """Start, shutdown, stop, reboot, reset, pause or resume."""

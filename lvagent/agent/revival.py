@@ -122,7 +122,10 @@ class Revival:
 
     def _run(self) -> None:
         while not self._stopped:
-            self.work()
+            try:
+                self.work()
+            except Exception:  # this thread is the only one that starts VMs again: like the sweep's it must go on
+                log.exception("looking after VMs that ended")
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped or self._next() <= self._clock(), self._pause())
 
@@ -187,13 +190,14 @@ class Revival:
 
     def _ended(self, entry: Entry, state: DomainState) -> None:
         vm, crashed, shut_down = entry.spec.id, state.state is State.CRASHED, state.reason == BY_GUEST
-        if not crashed and not shut_down:
+        again = (crashed or shut_down) and restart.covers(entry.spec.restart, crashed=crashed)
+        if not again and not shut_down:
             return
         if self._going_down():
             log.info("%s: %s while the host goes down", vm, state.reason)
-        elif restart.covers(entry.spec.restart, crashed=crashed):
+        elif again:
             self._count(vm, state.reason)
-        elif shut_down:
+        else:
             self._vms.confirm(vm)
             self._power.wish(entry, "stopped")
             log.info("%s: its guest shut it down; it stays so", vm)
@@ -218,6 +222,7 @@ class Revival:
             with self._locks.hold(vm):
                 self._again(vm)
         finally:
+            self._now(vm, restart.tried)
             with self._changed:
                 self._under_way -= 1
 
@@ -226,11 +231,12 @@ class Revival:
         try:
             entry, state = self._fresh(vm)
             tries = self._known(vm)
-            if entry is not None and state is not None and not state.active and tries is not None:
+            if entry is None:
+                self.forget(vm)
+            elif state is not None and not state.active and tries is not None:
                 self._news.publish(vm, "restart", attempt=len(tries.begun), reason=tries.reason)
                 self._vms.confirm(vm)
                 self._power.act(entry, Action.START, Trace())
-            self._now(vm, restart.tried)
         except Unavailable as error:
             log.warning("%s: %s", vm, error)
             self._now(vm, lambda now: restart.put_off(now, self._clock()))

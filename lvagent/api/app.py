@@ -70,7 +70,7 @@ def create_app(
     :param door: who is let in; None: whoever reaches it, as on the unix socket.
     :param audit: where is written down who did what; None: nowhere.
     """
-    streams = max(1, min(settings.api.streams, settings.api.threads // 2))
+    streams = min(settings.api.streams, settings.api.threads // 2)
     parts = Parts(
         agent=agent,
         settings=settings,

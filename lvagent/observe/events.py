@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
 
+MAX_DATA = 1024
+"""Characters of what qemu tells with an event."""
+
 KEEPALIVE = (5, 3)
 """Seconds between two keepalives, and how many may stay without an answer."""
 
@@ -105,7 +108,7 @@ class LibvirtEvents:
     def _qmp(
         self, _connection: object, domain: libvirt.virDomain, event: str, _s: int, _us: int, data: str, _opaque: object
     ) -> None:
-        self._put(domain, "qmp", {"event": event, "data": data or None})
+        self._put(domain, "qmp", {"event": event, "data": data[:MAX_DATA] if data else None})
 
     def _put(self, domain: libvirt.virDomain, kind: str, detail: dict[str, Plain]) -> None:
         name = domain.name()

@@ -305,3 +305,14 @@ def test_a_second_vm_is_not_touched(story: Story) -> None:
     story.end()
     story.after(1.1)
     assert story.agent.vm("i-0000000002").state is State.RUNNING
+
+
+def test_the_same_put_again_does_not_begin_anew(story: Story) -> None:
+    for pause in (1, 2, 4):
+        story.end()
+        story.agent.put(full(1))
+        story.agent.revival.work()
+        story.after(pause - 0.1)
+        assert story.state[0] is State.CRASHED, pause
+        story.after(0.2)
+        assert story.state[0] is State.RUNNING
