@@ -109,9 +109,8 @@ class Stream:
     def __iter__(self) -> Iterator[bytes]:
         yield f"retry: {RETRY_MS}\n".encode() + self._mark()
         if self._missed:
-            yield self._event(
-                "reset", {"type": "reset", "detail": {"reason": self._missed}, "at": iso_time(time.time())}
-            )
+            reset = Item(self._seen, time.time(), "", "reset", {"reason": self._missed})
+            yield self._event(reset.kind, document(reset))
         asked = time.monotonic()
         while not self._follower.closed:
             item = self._follower.take(max(0.0, asked + HEARTBEAT - time.monotonic()))
