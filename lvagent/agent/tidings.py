@@ -26,14 +26,18 @@ def told(before: Entry | None, after: Entry | None) -> Iterator[Tiding]:
         yield "changed", {"revision": after.revision}
     if before.shown != after.shown:
         yield "state", {**_state(after), "before": before.shown[0].value}
-    if before.power != after.power:
-        yield "wanted", {"wanted": "running" if after.power == "running" else "stopped"}
+    if _wanted(before) != _wanted(after):
+        yield "wanted", {"wanted": _wanted(after)}
     yield from _drift(before, after)
 
 
 def _state(entry: Entry) -> Mapping[str, Plain]:
     state, reason = entry.shown
     return {"state": state.value, "reason": reason}
+
+
+def _wanted(entry: Entry) -> str:
+    return "running" if entry.power == "running" else "stopped"
 
 
 def _drift(before: Entry, after: Entry) -> Iterator[Tiding]:
