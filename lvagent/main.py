@@ -36,6 +36,7 @@ from lvagent.host.dnsmasq import DhcpServer
 from lvagent.host.imds import MetadataService
 from lvagent.host.libvirt import Hypervisor
 from lvagent.host.network import Network
+from lvagent.host.processes import Processes
 from lvagent.host.qmp import Monitor
 from lvagent.host.tokens import TokenStore
 from lvagent.host.volumes import VolumeStore
@@ -68,6 +69,8 @@ def build(settings: Settings) -> Agent:
             networks=networks,
             options=domain_options(settings),
             boot_id=host.boot_id(),
+            processes=Processes(),
+            settings=settings,
         )
     )
 

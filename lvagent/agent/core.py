@@ -11,16 +11,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lvagent.agent import views
+from lvagent.agent.bound import Bound
 from lvagent.agent.index import Entry, Index, Phase
 from lvagent.agent.locks import VmLocks
 from lvagent.agent.networks import Networks
 from lvagent.agent.plug import Plugger
-from lvagent.agent.ports import Domains, Monitors, VolumeFolders
+from lvagent.agent.ports import Domains, Monitors, Processes, VolumeFolders
 from lvagent.agent.power import Power
 from lvagent.agent.preview import Preview
 from lvagent.agent.recover import Recovery
+from lvagent.agent.strays import Strays
 from lvagent.agent.trace import Trace, Watch
 from lvagent.agent.vms import Vms, restart_needed
+from lvagent.config import Settings
 from lvagent.errors import Conflict, LvagentError, NotFound, Unavailable
 from lvagent.render.domain import DomainOptions
 from lvagent.spec.monitor import Hmp, Qmp
@@ -36,6 +39,7 @@ from lvagent.spec.status import (
     VmStatus,
     VpcView,
 )
+from lvagent.spec.strays import StraysView, StrayView, SweepView
 from lvagent.spec.vm import VmConfig
 
 log = logging.getLogger(__name__)
@@ -52,6 +56,8 @@ class Parts:
     networks: Networks
     options: DomainOptions
     boot_id: str
+    processes: Processes
+    settings: Settings = dataclasses.field(default_factory=Settings)
 
 
 class Agent:
@@ -67,8 +73,20 @@ class Agent:
         self._vms = Vms(parts.index, parts.domains, parts.volumes, parts.networks, parts.options, parts.boot_id)
         self._power = Power(parts.index, parts.domains, parts.volumes, self._vms)
         self._preview = Preview(parts.index, parts.networks, self._vms)
+        self._bound = Bound(parts.settings.sweep.removals)
         self._recovery = Recovery(
-            parts.index, self._locks, parts.domains, parts.volumes, parts.networks, self._vms, parts.boot_id
+            parts.index,
+            self._locks,
+            parts.domains,
+            parts.volumes,
+            parts.networks,
+            self._vms,
+            self._bound,
+            parts.boot_id,
+            starts=parts.settings.libvirt.starts,
+        )
+        self._strays = Strays(
+            parts.index, parts.domains, parts.processes, parts.networks, parts.volumes, parts.settings
         )
         self.plugger = Plugger(parts.index, parts.networks, parts.volumes, self._beside)
         self._swept = threading.Event()
@@ -241,19 +259,44 @@ class Agent:
         """Whether the agent can serve now."""
         libvirt = "ok" if self._index.stale_since is None else "cannot be read"
         checks = (("libvirt", libvirt), ("first sweep", "ok" if self._swept.is_set() else self._trouble))
-        return Readiness(all(answer == "ok" for _, answer in checks), checks)
+        ready = all(answer == "ok" for _, answer in checks)
+        return Readiness(ready, (*checks, ("removals", self._bound.trouble or "ok")))  # it serves all the same
 
     def _ready(self) -> None:
         if not self._swept.is_set():
             raise Unavailable("the agent", hint=f"it has just started: {self._trouble}")
 
+    # strays and the sweep
+
+    def strays(self) -> StraysView:
+        """qemu processes and objects of ours that nobody wants."""
+        self._ready()
+        return self._strays.view()
+
+    def kill_stray(self, pid: int, identity: str) -> StrayView:
+        """End a stray; see ``agent.strays.Strays.kill``."""
+        self._ready()
+        return self._strays.kill(pid, identity)
+
+    def sweep_now(self, *, force: bool) -> SweepView:
+        """Sweep at once.
+
+        :param force: remove also more than a sweep may.
+        :raise Unavailable: it could not be done.
+        """
+        self._ready()
+        if not self.sweep(force=force):
+            raise Unavailable("a sweep", hint=self._trouble)
+        return SweepView(self._bound.trouble)
+
     # what the clock and events call
 
-    def sweep(self) -> bool:
+    def sweep(self, *, force: bool = False) -> bool:
         """One pass over everything; whether it could be done (libvirt could be read)."""
         with self._sweeping:
             try:
-                self._recovery.sweep()
+                self._recovery.sweep(force=force)
+                self._strays.sweep()
             except LvagentError as error:
                 self._trouble = str(error)
                 log.warning("sweep: %s", error)
@@ -284,6 +327,7 @@ class Agent:
 
     def close(self) -> None:
         """Wait for what is under way and close what is open; VMs and VPCs stay."""
+        self._strays.close()
         self._vms.close()
         self._beside.shutdown(wait=True)
         self._networks.close()

@@ -29,6 +29,7 @@ from lvagent.spec.status import (
     VmStatus,
     VpcView,
 )
+from lvagent.spec.strays import StraysView, StrayView, SweepView
 from lvagent.spec.vm import VmConfig
 
 _NAMES = re.compile(
@@ -183,6 +184,31 @@ class Limited:
             if view.name == name:
                 return view
         raise NotFound("subnet", name)
+
+    # the host
+
+    def strays(self) -> StraysView:
+        """The host's strays, which are nobody's who is limited to VPCs."""
+        self._check_host()
+        return self._agent.strays()
+
+    def kill_stray(self, pid: int, identity: str) -> StrayView:
+        """As ``strays``."""
+        self._check_host()
+        return self._agent.kill_stray(pid, identity)
+
+    def sweep_now(self, *, force: bool) -> SweepView:
+        """A sweep is of the whole host."""
+        self._check_host()
+        return self._agent.sweep_now(force=force)
+
+    def _check_host(self) -> None:
+        """See that the caller may have to do with what is in no VPC.
+
+        :raise Forbidden: he may not.
+        """
+        if not self._caller.sees(()):
+            raise Forbidden("this is of the whole host; the token is limited to some VPCs")
 
     # what is everybody's
 

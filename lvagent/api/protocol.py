@@ -18,6 +18,7 @@ from lvagent.spec.status import (
     VmStatus,
     VpcView,
 )
+from lvagent.spec.strays import StraysView, StrayView, SweepView
 from lvagent.spec.vm import VmConfig
 
 Watch = Callable[[PhaseTime], None]
@@ -83,6 +84,15 @@ class Agent(Protocol):
 
     def images(self) -> Sequence[ImageView]:
         """The images a volume can be made from, by name."""
+
+    def strays(self) -> StraysView:
+        """qemu processes and objects of ours that nobody wants."""
+
+    def kill_stray(self, pid: int, identity: str) -> StrayView:
+        """End a stray, if it is still that process and still a stray; the stray as it was."""
+
+    def sweep_now(self, *, force: bool) -> SweepView:
+        """Sweep at once; with ``force`` also more is removed than a sweep may."""
 
     def readiness(self) -> Readiness:
         """Whether the agent can serve now."""

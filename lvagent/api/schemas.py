@@ -8,6 +8,7 @@ from typing import cast
 
 from lvagent.api.operations import Progress
 from lvagent.api.problems import TITLES, URN, Json
+from lvagent.api.stray_schemas import stray_schemas
 from lvagent.spec.monitor import MAX_COMMAND, MAX_NAME
 from lvagent.spec.parse import vm_schema
 from lvagent.spec.status import Action, Outcome, State
@@ -282,6 +283,7 @@ def schemas() -> dict[str, Json]:
         "Plan": PLAN,
         "Operation": OPERATION,
         "OperationList": _items("Operation"),
+        **stray_schemas(),
         "Problem": PROBLEM,
         "Readiness": READINESS,
         "QmpCommand": QMP_COMMAND,

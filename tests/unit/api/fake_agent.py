@@ -28,10 +28,17 @@ from lvagent.spec.status import (
     VmStatus,
     VpcView,
 )
+from lvagent.spec.strays import LooseObject, Sort, StraysView, StrayView, SweepView
 from lvagent.spec.vm import Network, VmConfig
 
 TIMES = (PhaseTime("check", 0.1), PhaseTime("define", 4.0), PhaseTime("wire", 8.5), PhaseTime("start", 500.25))
 NOW = "2026-11-23T21:45:00.000Z"
+
+STRAY = StrayView(
+    pid=4711, identity="123456", sort=Sort.NOBODY, why="libvirt does not know it", state="running",
+    program="/usr/bin/qemu-system-x86_64", age=61.5, uid=0, parent=1, parent_name="init", arguments=("qemu", "-S"),
+    sockets=("/run/mon.sock",), disks=("/v/a.qcow2",), taps=(), sweeps=2,
+)  # fmt: skip
 
 
 def _port(vm: str, nic: Network) -> PortView:
@@ -81,6 +88,8 @@ class FakeAgent:
         self.ready = True
         self.console = b"login: "
         self.files: set[str] = set()
+        self.held = ""
+        self.stray_processes = {STRAY.pid: STRAY}
 
     def _enter(self, what: str, vm: str) -> None:
         with self._lock:
@@ -239,6 +248,22 @@ class FakeAgent:
 
     def images(self) -> Sequence[ImageView]:
         return (ImageView("debian", 2 << 30, 400 << 20), ImageView("tiny", 64 << 20, 21 << 20))
+
+    def strays(self) -> StraysView:
+        loose = (LooseObject("volume", "/v/old.qcow2", "no VM has it"),)
+        return StraysView("report", 3, tuple(self.stray_processes.values()), loose)
+
+    def kill_stray(self, pid: int, identity: str) -> StrayView:
+        self._enter("kill", str(pid))
+        if pid not in self.stray_processes:
+            raise NotFound("stray", str(pid))
+        if self.stray_processes[pid].identity != identity:
+            raise Conflict(f"{pid} is another process by now", path="identity")
+        return self.stray_processes.pop(pid)
+
+    def sweep_now(self, *, force: bool) -> SweepView:
+        self._enter(f"sweep force={force}", "")
+        return SweepView("" if force else self.held)
 
     def readiness(self) -> Readiness:
         checks = (("libvirt", "ok" if self.ready else "cannot be read"), ("first sweep", "ok"))
