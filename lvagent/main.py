@@ -41,6 +41,7 @@ from lvagent.host.qmp import Monitor
 from lvagent.host.tokens import TokenStore
 from lvagent.host.volumes import VolumeStore
 from lvagent.observe.events import LibvirtEvents, run_event_loop
+from lvagent.observe.filters import FilterWatch
 from lvagent.render.unit import CAPABILITIES
 
 log = logging.getLogger(__name__)
@@ -126,15 +127,18 @@ def _serving(agent: Agent, settings: Settings) -> Iterator[queue.SimpleQueue[str
     hooks = HookServer(Path(settings.hook_socket), agent.plugger)
     api = _api(agent, settings)
     events = LibvirtEvents(settings.libvirt.uri, names)
+    filters = FilterWatch(settings.paths.netns, settings.fabric.netns, agent.heal)
     worker = threading.Thread(target=_watch, args=(agent, names, settings.sweep.interval), name="sweep")
     hooks.start()
     try:
         api.start()
         worker.start()
         events.start()
+        filters.start()
         yield names
     finally:
         names.put(STOP)
+        filters.stop()
         events.stop()
         api.stop()
         hooks.stop()

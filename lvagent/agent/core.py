@@ -26,6 +26,7 @@ from lvagent.agent.vms import Vms, restart_needed
 from lvagent.config import Settings
 from lvagent.errors import Conflict, LvagentError, NotFound, Unavailable
 from lvagent.render.domain import DomainOptions
+from lvagent.spec import names
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.status import (
     Action,
@@ -318,6 +319,21 @@ class Agent:
             self._leave(known, self._index.get(vm))
         except LvagentError as error:
             log.warning("%s: %s", vm, error)
+
+    def heal(self, name: str) -> None:
+        """Bring the filter of a VPC, or the underlay side, back: somebody changed it. Nothing is removed.
+
+        :param name: of a VPC; of the underlay side's namespace otherwise.
+        """
+        try:
+            if not self._index.loaded:
+                return
+            if name in self._index.vpcs():
+                self._networks.wire(name)
+            elif not names.VPC_NAME.match(name):
+                self._networks.heal_fabric()
+        except LvagentError as error:
+            log.warning("%s: %s", name, error)
 
     def _leave(self, before: Entry | None, after: Entry | None) -> None:
         """Take away what a VM ran with and no longer wants, now that it has stopped."""

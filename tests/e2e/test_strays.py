@@ -17,6 +17,7 @@ import pytest
 
 from lvagent.render.unit import service_unit
 from tests.e2e.specs import vm
+from tests.lab.commands import freeze
 from tests.lab.host import TREE, LabHost, child_of, end
 
 pytestmark = pytest.mark.e2e
@@ -142,11 +143,14 @@ def test_the_policy_stop_ends_strays_and_nothing_else_with_the_units_rights(agen
         ours = lab.api("GET", "/v1/vms/i-0000000001").json["pid"]
         other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *BY_HAND]
         with started(lab, *other) as nobodys, started(lab, *BY_HAND) as hard:
-            os.kill(child_of(hard), signal.SIGSTOP)  # it hears nothing but SIGKILL
+            freeze(hard)  # it hears nothing but SIGKILL
+            frozen = child_of(hard)
             begin = time.monotonic()
             assert nobodys.wait(40) is not None
             assert time.monotonic() - begin > 1, "it was seen in one sweep only"
-            assert hard.wait(40) is not None
+            until(lambda: Path(f"/proc/{frozen}/stat").read_text().split()[2] == "Z", 40)
+            os.kill(hard.pid, signal.SIGCONT)
+            assert hard.wait(10) is not None
         for _ in range(3):
             assert lab.api("POST", "/v1/sweep").status == 200
         assert lab.api("GET", "/v1/vms/i-0000000001").json["pid"] == ours
