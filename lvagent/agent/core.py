@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lvagent.agent import views
 from lvagent.agent.bound import Bound
+from lvagent.agent.edits import Settler
 from lvagent.agent.index import Entry, Index, Phase
 from lvagent.agent.locks import VmLocks
 from lvagent.agent.networks import Networks
@@ -36,6 +37,7 @@ from lvagent.spec.status import (
     Plan,
     PutResult,
     Readiness,
+    Settling,
     SubnetView,
     VmStatus,
     VpcView,
@@ -72,6 +74,7 @@ class Agent:
         self._locks = VmLocks()
         self._beside = ThreadPoolExecutor(max_workers=8, thread_name_prefix="hook-services")
         self._vms = Vms(parts.index, parts.domains, parts.volumes, parts.networks, parts.options, parts.boot_id)
+        self._settler = Settler(parts.index, parts.domains, self._vms)
         self._power = Power(parts.index, parts.domains, parts.volumes, self._vms)
         self._preview = Preview(parts.index, parts.networks, self._vms)
         self._bound = Bound(parts.settings.sweep.removals)
@@ -156,6 +159,17 @@ class Agent:
                 raise Conflict(f"{vm} is being deleted", other=vm)
             self._vms.confirm(vm)
             self._power.act(entry, action, Trace())
+            return self._status(self._entry(vm))
+
+    def settle(self, vm: str, how: Settling) -> VmStatus:
+        """Accept a definition that was changed by hand, or restore the wish; see ``agent.edits``."""
+        self._ready()
+        with self._locks.hold(vm):
+            entry = self._entry(vm)
+            if entry.phase is not Phase.LIVE:
+                raise Conflict(f"{vm} is being made or deleted", other=vm)
+            self._settler.settle(entry, how, Trace())
+            self._recovery.look(vm)
             return self._status(self._entry(vm))
 
     # what is told
@@ -317,6 +331,8 @@ class Agent:
             record = self._domains.record(vm)
             self._index.observed(vm, None if record is None else record.state, asked_at=asked_at)
             self._leave(known, self._index.get(vm))
+            if record is not None:
+                self._recovery.glance(record)
         except LvagentError as error:
             log.warning("%s: %s", vm, error)
 

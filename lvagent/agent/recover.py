@@ -14,6 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from lvagent.agent.bound import Bound
+from lvagent.agent.edits import edits
 from lvagent.agent.index import Entry, Index, Phase
 from lvagent.agent.locks import VmLocks
 from lvagent.agent.networks import Networks
@@ -30,7 +31,7 @@ from lvagent.spec.vm import VmConfig
 
 log = logging.getLogger(__name__)
 
-OUTDATED = "libvirt has an older definition of it than what was asked for: PUT it again"
+OUTDATED = "libvirt has an older definition of it than what was asked for: lvagent vm restore, or accept"
 
 
 class Recovery:
@@ -105,6 +106,14 @@ class Recovery:
         self._settle(vm, self._domains.record(vm))
         return self._index.get(vm)
 
+    def glance(self, record: DomainRecord) -> None:
+        """Note what somebody changed in a definition, if nobody works on the VM."""
+        with self._locks.attempt(record.vm) as held:
+            known = self._index.get(record.vm) if held else None
+            if known is not None and known.phase is Phase.LIVE:
+                found = edits(known, record, _element(record.config))
+                self._index.update(record.vm, lambda now: dataclasses.replace(now, edits=found))
+
     def _settle(self, vm: str, record: DomainRecord | None) -> None:
         if self._may_be_old(vm, record):
             record = self._domains.record(vm)
@@ -159,6 +168,7 @@ class Recovery:
             observed_at=time.time(),
             error=OUTDATED if entry.outdated else None,
         )
+        entry = dataclasses.replace(entry, edits=edits(entry, record, config))
         self._index.adopt(entry)
         return entry
 

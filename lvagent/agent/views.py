@@ -6,12 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from lvagent.agent.index import Entry, Phase
-from lvagent.agent.vms import restart_needed
+from lvagent.agent.vms import LIVE_FIELDS
 from lvagent.host.libvirt import pid
 from lvagent.plan import wanted
 from lvagent.plan.wanted import Policy
 from lvagent.spec import names
-from lvagent.spec.status import PortView, State, SubnetView, VmStatus, VpcView, iso_time
+from lvagent.spec.drift import differences
+from lvagent.spec.status import Drift, Place, PortView, State, SubnetView, VmStatus, VpcView, iso_time
 from lvagent.spec.vm import Network, VmConfig
 
 
@@ -29,6 +30,7 @@ def state(entry: Entry) -> tuple[State, str]:
 def status(entry: Entry, policy: Policy, stale_since: float | None) -> VmStatus:
     """One VM as callers see it."""
     found, reason = state(entry)
+    details = (*_guest_drift(entry), *entry.edits)
     active = entry.domain is not None and entry.domain.active
     return VmStatus(
         spec=entry.spec,
@@ -38,12 +40,19 @@ def status(entry: Entry, policy: Policy, stale_since: float | None) -> VmStatus:
         revision=entry.revision,
         pid=pid(entry.spec.id) if active else None,
         ports=tuple(_port(entry.carried, nic, policy) for nic in entry.carried.networks),
-        drift=restart_needed(entry),
+        drift=tuple(dict.fromkeys(one.path for one in details)),
+        drift_details=details,
         timings=entry.timings,
         error=entry.error,
         observed_at=iso_time(entry.observed_at),
         stale=stale_since is not None,
     )
+
+
+def _guest_drift(entry: Entry) -> tuple[Drift, ...]:
+    if entry.applied is None:
+        return ()
+    return differences(entry.spec, entry.applied, Place.GUEST, without=LIVE_FIELDS)
 
 
 def _port(vm: VmConfig, nic: Network, policy: Policy) -> PortView:

@@ -39,6 +39,7 @@ def vm(status: VmStatus) -> Json:
         "pid": status.pid,
         "ports": [_port(port) for port in status.ports],
         "drift": list(status.drift),
+        "drift_details": [dataclasses.asdict(one) for one in status.drift_details],
         "timings": phases(status.timings),
         "error": status.error,
         "observed_at": status.observed_at,

@@ -25,6 +25,7 @@ from lvagent.spec.status import (
     Plan,
     PutResult,
     Readiness,
+    Settling,
     SubnetView,
     VmStatus,
     VpcView,
@@ -133,6 +134,11 @@ class Limited:
         """Act on a VM of his."""
         self.vm(vm)
         return self._shown(self._agent.power(vm, action))
+
+    def settle(self, vm: str, how: Settling) -> VmStatus:
+        """Settle a definition; what was made by hand on the host may have what is not his, so it is not his to do."""
+        self._check_host()
+        return self._agent.settle(vm, how)
 
     def rules(self, vm: str) -> FirewallView:
         """The rules of a VM of his."""

@@ -14,6 +14,7 @@ from lvagent.spec.status import (
     Plan,
     PutResult,
     Readiness,
+    Settling,
     SubnetView,
     VmStatus,
     VpcView,
@@ -45,6 +46,9 @@ class Agent(Protocol):
 
     def power(self, vm: str, action: Action) -> VmStatus:
         """Start, shutdown, stop, reboot, reset, pause or resume."""
+
+    def settle(self, vm: str, how: Settling) -> VmStatus:
+        """Make libvirt's definition, which somebody changed by hand, the wish; or define the wish again."""
 
     def vm(self, vm: str) -> VmStatus:
         """One VM."""

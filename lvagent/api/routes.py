@@ -31,6 +31,12 @@ def _read(path: str, name: str, summary: str, view: View, schema: str, *names: N
     return Route("GET", path, name, Role.READ, summary, view, (reply,), (404,) if names else (), names)
 
 
+def _settle(word: str, name: str, summary: str, view: View) -> Route:
+    replies = (Reply(200, "It was done, or there was nothing to do.", "Vm", headers=("ETag",)), LATER)
+    path, errors = f"/v1/vms/{{id}}/{word}", (404, 409, 412, 413, 415)
+    return Route("POST", path, name, Role.ADMIN, summary, view, replies, errors, (VM,), headers=CHANGES)
+
+
 ROUTES: tuple[Route, ...] = (
     _read("/v1/vms", "listVms", "All VMs, by id.", views.list_vms, "VmList"),
     Route(
@@ -84,6 +90,8 @@ ROUTES: tuple[Route, ...] = (
         names=(VM, ACTION),
         headers=CHANGES,
     ),
+    _settle("accept", "acceptVm", "Make libvirt's definition, changed by hand, the wish.", views.accept),
+    _settle("restore", "restoreVm", "Define the wish again, over what was changed by hand.", views.restore),
     _read(
         "/v1/vms/{id}/rules", "showRules", "The rules of a VM, and what they let in and out.", views.rules, "Rules", VM
     ),

@@ -11,7 +11,7 @@ from lvagent.api.problems import TITLES, URN, Json
 from lvagent.api.stray_schemas import stray_schemas
 from lvagent.spec.monitor import MAX_COMMAND, MAX_NAME
 from lvagent.spec.parse import vm_schema
-from lvagent.spec.status import Action, Outcome, State
+from lvagent.spec.status import Action, Outcome, Place, Settling, State
 from lvagent.spec.vm import Direction
 
 
@@ -93,6 +93,18 @@ PORT = _object(
     },
 )
 
+DRIFT = _object(
+    "A field in which what is there differs from the wish.",
+    {
+        "path": _text("the path in the spec", "memory_mb"),
+        "wanted": {"description": "what the wish has"},
+        "actual": {"description": "what is there"},
+        "place": _enum(
+            [*Place], "guest: the running guest; it comes with the next start. definition: somebody changed libvirt's"
+        ),
+    },
+)
+
 STATUS_MEMBERS: Mapping[str, Json] = {
     "has_user_data": _flag("whether it has user data; these are never shown"),
     "state": _enum([*State], "the state it is in"),
@@ -101,7 +113,8 @@ STATUS_MEMBERS: Mapping[str, Json] = {
     "revision": _integer("counts the specs it has had"),
     "pid": _or_null(_integer("its qemu process")),
     "ports": _list(_ref("Port"), "its NICs as they stand"),
-    "drift": _texts("paths of the spec that the running guest does not have yet; they come with its next start"),
+    "drift": _texts("paths of the spec in which what is there differs from it"),
+    "drift_details": _list(_ref("Drift"), "the same with their values"),
     "timings": _list(_ref("Phase"), "the phases of the last put or start"),
     "error": _or_null(_text("what went wrong last")),
     "observed_at": _text("when it was looked at (RFC 3339)"),
@@ -192,7 +205,7 @@ OPERATION = _object(
     "A change under way, or done.",
     {
         "id": _text("its id", "op-0123456789abcdef"),
-        "kind": _enum(["put", "delete", *Action], "what was asked for"),
+        "kind": _enum(["put", "delete", *Action, *Settling], "what was asked for"),
         "vm": _text("the VM that is changed"),
         "status": _enum([*Progress], "how far it is"),
         "phases": _list(_ref("Phase"), "the phases that have ended"),
@@ -273,6 +286,7 @@ def schemas() -> dict[str, Json]:
         "VmList": _items("Vm"),
         "Rules": _rules(),
         "Port": PORT,
+        "Drift": DRIFT,
         "Phase": PHASE,
         "Vpc": VPC,
         "VpcList": _items("Vpc"),

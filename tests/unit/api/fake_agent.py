@@ -14,15 +14,18 @@ from lvagent.spec import names
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.status import (
     Action,
+    Drift,
     FirewallView,
     ImageView,
     Outcome,
     PhaseTime,
+    Place,
     Plan,
     PortView,
     PutResult,
     Readiness,
     RuleView,
+    Settling,
     State,
     SubnetView,
     VmStatus,
@@ -120,7 +123,8 @@ class FakeAgent:
             self._watched(watch)
             status = _status(spec, 1 if old is None else old.revision + 1)
             drift = ("memory_mb",) if old is not None and old.spec.memory_mb != spec.memory_mb else ()
-            self._vms[spec.id] = dataclasses.replace(status, drift=drift)
+            details = tuple(Drift(path, spec.memory_mb, old and old.spec.memory_mb, Place.GUEST) for path in drift)
+            self._vms[spec.id] = dataclasses.replace(status, drift=drift, drift_details=details)
             self.files |= {volume.path for volume in spec.volumes}
             outcome = Outcome.CREATED if old is None else Outcome.CHANGED
             return PutResult(outcome, self._vms[spec.id], drift)
@@ -156,6 +160,12 @@ class FakeAgent:
                 raise Conflict(f"{vm} is {old.state}: it cannot resume", other=vm, hint="it must be paused")
             pid = None if state is State.STOPPED else 4242
             self._vms[vm] = dataclasses.replace(old, state=state, pid=pid)
+            return self._vms[vm]
+
+    def settle(self, vm: str, how: Settling) -> VmStatus:
+        self._enter(how.value, vm)
+        with self._lock:
+            self._vms[vm] = dataclasses.replace(self.vm(vm), drift=(), drift_details=())
             return self._vms[vm]
 
     def vm(self, vm: str) -> VmStatus:

@@ -97,6 +97,8 @@ def walk(client: FlaskClient) -> list[tuple[str, str, TestResponse]]:
         ("PUT", "/v1/vms/{id}", client.put("/v1/vms/i-0000000003", json=vm(3))),
         ("PUT", "/v1/vms/{id}", client.put("/v1/vms/i-0000000003", json=vm(3, cpus=2))),
         ("POST", "/v1/vms/{id}/{action}", client.post(f"{vm1}/pause")),
+        ("POST", "/v1/vms/{id}/accept", client.post(f"{vm1}/accept")),
+        ("POST", "/v1/vms/{id}/restore", client.post(f"{vm1}/restore")),
         ("GET", "/v1/vms/{id}", client.get(vm1)),
         ("GET", "/v1/vms/{id}/rules", client.get(f"{vm1}/rules")),
         ("GET", "/v1/vms/{id}/domain.xml", client.get(f"{vm1}/domain.xml")),
