@@ -10,6 +10,7 @@ import contextlib
 import fnmatch
 import logging
 import os
+import re
 import select
 import signal
 import time
@@ -34,6 +35,9 @@ _NO_DISKS = (
     "/dev/urandom", "/dev/random", "/dev/zero", "/dev/tty", "/dev/hugepages/", "/proc/", "/sys/", "/memfd:",
 )  # fmt: skip
 """What a qemu holds open that is no disk."""
+
+_NAMELESS = re.compile(r"/#[0-9]+ \(deleted\)\Z")
+"""A temporary file that never had a name (O_TMPFILE)."""
 
 
 class Processes:
@@ -199,7 +203,8 @@ def _listening(pid: int, links: Iterable[str]) -> tuple[str, ...]:
 
 def _disks(links: Iterable[str]) -> tuple[str, ...]:
     """The files and disks among what a process holds open."""
-    return tuple(sorted({link for link in links if link.startswith("/") and not link.startswith(_NO_DISKS)}))
+    found = {link for link in links if link.startswith("/") and not link.startswith(_NO_DISKS)}
+    return tuple(sorted(link for link in found if not _NAMELESS.search(link)))
 
 
 def _taps(pid: int, links: dict[str, str]) -> tuple[str, ...]:
