@@ -345,7 +345,7 @@ class Agent:
             if not self._index.loaded:
                 return
             if name in self._index.vpcs():
-                self._networks.wire(name)
+                self._networks.heal(name)
             elif not names.VPC_NAME.match(name):
                 self._networks.heal_fabric()
         except LvagentError as error:

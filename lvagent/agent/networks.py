@@ -109,6 +109,12 @@ class Networks:
                 self._serve_metadata(vpc, members)
             return excess
 
+    def heal(self, vpc: str) -> None:
+        """Bring the VPC's filter back to what is wanted, whatever somebody did to it."""
+        with self.locks.wires(vpc):
+            self._wires.mend(vpc)
+        self.wire(vpc)
+
     def heal_fabric(self) -> None:
         """Bring the underlay side to what is wanted: any VPC that crosses it has it put right."""
         for vpc in sorted(self._index.vpcs()):

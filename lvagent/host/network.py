@@ -50,7 +50,7 @@ class Network:
         self._guard = threading.Lock()
         self._root: Netspace | None = None
         self._limits = settings.filter
-        self._tried = False
+        self._rules: int | None = None
         self._vpcs = VpcSides(settings.paths.netns, settings.filter)
         self._fabric = FabricSide(settings, self._here)
 
@@ -61,10 +61,9 @@ class Network:
         """
         with translated(self._vpcs.folder, "prepare"):
             netns.prepare(self._vpcs.folder)
-        if not self._tried:
+        if self._rules is None:
             bridge_netfilter.load()
-            kernel_filter.check(self._limits)
-            self._tried = True
+            self._rules = kernel_filter.check(self._limits)
 
     def _here(self) -> Netspace:
         """The namespace in which the agent runs, and libvirt makes taps."""
@@ -208,6 +207,16 @@ class Network:
         side = self._vpcs.find(vpc)
         with translated(vpc, "count in"):
             return side.filter.counted() if side is not None else []
+
+    def mend(self, vpc: str) -> None:
+        """Bring back rules of a VPC's base that somebody took out of its tables; ``ensure`` brings back all else.
+
+        Not looked for at other times: it is as much work as all else that is observed.
+        """
+        side = self._vpcs.find(vpc)
+        if side is not None and self._rules is not None:
+            with translated(vpc, "mend the filter of"):
+                side.filter.mend(self._rules)
 
     def remove(self, resources: Sequence[Resource]) -> None:
         """Make sure that these resources are not there. Goes on after an error.

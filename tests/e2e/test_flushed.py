@@ -51,7 +51,10 @@ def test_a_flushed_filter_is_back_within_a_second(quiet: LabHost) -> None:
     for space in (A, B, FABRIC):
         before = ruleset(lab, space)
         assert {"bridge", "lvagent"} <= set(before)
-        for command in (["flush", "ruleset"], ["delete", "table", "bridge", "lvagent"]):
+        commands = [["flush", "ruleset"], ["delete", "table", "bridge", "lvagent"]]
+        if space != FABRIC:
+            commands += [["flush", "table", family, "lvagent"] for family in ("bridge", "inet")]
+        for command in commands:
             lab.run(["nft", *command], netns=space)
             until(lambda space=space, before=before: ruleset(lab, space) == before, 1)  # type: ignore[misc]
     for number in (1, 2):

@@ -288,6 +288,7 @@ class FakeWires:
         self._breaker = breaker
         self.there: set[Resource] = set()
         self.prepared = False
+        self.mended: list[str] = []
         self.counters: dict[str, list[Counted]] = {}
 
     def observe(self, vpc: str) -> frozenset[Resource]:
@@ -328,6 +329,9 @@ class FakeWires:
         self._breaker.step("plug")
         for one in (*filters, plug):
             self.there = {other for other in self.there if diff.identity(other) != diff.identity(one)} | {one}
+
+    def mend(self, vpc: str) -> None:
+        self.mended.append(vpc)
 
     def counted(self, vpc: str) -> list[Counted]:
         return self.counters.get(vpc, [])
