@@ -72,7 +72,7 @@ class Api:
 
 @dataclass(frozen=True, slots=True)
 class Libvirt:
-    """Where libvirt is. ``starts``: how many domains may be starting at once on the connection for starts.
+    """Where libvirt is. ``starts``: how many domains are started at once after the host was rebooted.
 
     ``monitor``: seconds that a QMP or HMP command may take.
     """

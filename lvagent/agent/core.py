@@ -311,7 +311,6 @@ class Agent:
         with self._sweeping:
             try:
                 self._recovery.sweep(force=force)
-                self._strays.sweep()
             except LvagentError as error:
                 self._trouble = str(error)
                 log.warning("sweep: %s", error)
@@ -321,7 +320,17 @@ class Agent:
                 self._trouble = "the sweep failed, see the log"
                 return False
             self._swept.set()
+            self._look_for_strays()
             return True
+
+    def _look_for_strays(self) -> None:
+        """That they could not be looked for is no reason not to serve."""
+        try:
+            self._strays.sweep()
+        except LvagentError as error:
+            log.warning("strays: %s", error)
+        except Exception:
+            log.exception("strays")
 
     def observe(self, vm: str) -> None:
         """Look at one VM in libvirt, for something happened to it."""
@@ -350,6 +359,8 @@ class Agent:
                 self._networks.heal_fabric()
         except LvagentError as error:
             log.warning("%s: %s", name, error)
+        except Exception:
+            log.exception("%s", name)
 
     def _leave(self, before: Entry | None, after: Entry | None) -> None:
         """Take away what a VM ran with and no longer wants, now that it has stopped."""

@@ -267,7 +267,7 @@ class Recovery:
         self._networks.counters.forget(known)
         if not self._bound.admits(excess, gone=gone, vpcs=len(known), force=force):
             return
-        for vpc in excess.keys() & set(known):
+        for vpc in sorted(excess.keys() & set(known)):
             try:
                 self._networks.converge(vpc)
             except LvagentError as error:

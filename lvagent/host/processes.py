@@ -80,14 +80,23 @@ class Processes:
             for number in (signal.SIGTERM, signal.SIGKILL):
                 if not go_on():
                     return "left as it is"
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(pidfd, number)
+                _send(pidfd, number, process.pid)
                 if _ended(pidfd, self._soft, go_on):
                     return f"ended by {number.name}"
         raise HostError(f"the process {process.pid}", "end", "it survived SIGKILL", hint="look at its state in /proc")
 
     def _powerdown(self, process: Process) -> bool:
         return any(qmp_socket.powerdown(path, process.pid) for path in monitors(process))
+
+
+def _send(pidfd: int, number: signal.Signals, pid: int) -> None:
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return
+    except OSError as error:
+        hint = "the agent needs CAP_KILL"
+        raise HostError(f"the process {pid}", "end", error.strerror or str(error), hint=hint) from error
 
 
 @contextlib.contextmanager
@@ -98,6 +107,8 @@ def _pinned(process: Process) -> Iterator[int]:
         pidfd = os.pidfd_open(process.pid)
     except ProcessLookupError:
         raise Conflict(gone, hint="list the strays again") from None
+    except OSError as error:
+        raise HostError(f"the process {process.pid}", "end", error.strerror or str(error)) from error
     try:
         if _began(process.pid) != process.identity:
             raise Conflict(gone, hint="list the strays again")

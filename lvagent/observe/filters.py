@@ -5,12 +5,13 @@ is told by the port of the socket that it came from: ours are among the sockets 
 them (/proc/net/netlink), so that our own transactions cause nothing. Nothing depends on hearing: the sweep finds what
 was missed. What is done about it, is done by a thread of its own, for a sweep may take long.
 
-A socket keeps its namespace alive. So the names are looked at several times a second: one that went, or stands for
+A socket keeps its namespace alive. So the names are looked at all the time: one that went, or stands for
 another namespace by now, loses its socket. Sources: linux/netfilter/nfnetlink.h, nf_tables_api.c (NFT_MSG_NEWGEN).
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -29,8 +30,8 @@ from lvagent.spec import names
 
 log = logging.getLogger(__name__)
 
-TICK = 0.2
-"""Seconds between two looks at the names of namespaces."""
+TICK = 0.5
+"""Seconds between two looks at the names of namespaces; what is heard is heard at once."""
 
 CALM = 0.05
 """Seconds that are waited for more of the same before something is done about it."""
@@ -62,6 +63,7 @@ class FilterWatch:
         self._folder = folder
         self._fabric = fabric
         self._changed = changed
+        self._device = os.stat("/proc/self/ns/net").st_dev
         self._ears: dict[str, _Ear] = {}
         self._selector = selectors.DefaultSelector()
         self._stopped = threading.Event()
@@ -110,9 +112,13 @@ class FilterWatch:
             found = [name for name in os.listdir(self._folder) if names.VPC_NAME.match(name)]
         except OSError:
             found = []
-        paths = {name: self._path(name) for name in (*found, self._fabric)}
-        there = {name: netns.inode(path) for name, path in paths.items() if netns.exists(path)}
-        return {name: inode for name, inode in there.items() if inode is not None}
+        there = {}
+        for name in (*found, self._fabric):
+            with contextlib.suppress(OSError):
+                seen = os.stat(self._path(name))
+                if seen.st_dev == self._device:  # else a plain file that a crash left
+                    there[name] = seen.st_ino
+        return there
 
     def _path(self, name: str) -> str:
         return f"{self._folder}/{name}" if name else "/proc/self/ns/net"
@@ -151,8 +157,9 @@ class FilterWatch:
         except BlockingIOError:
             pass
         except OSError as error:
+            log.debug("%s: %s", name, error)
             if error.errno != errno.ENOBUFS:
-                raise
+                self._close(name)  # to be opened again
             return True  # some was lost: it may have been anything
         if ports - ear.own:
             ear.own = self._own_ports(name)

@@ -7,6 +7,7 @@ there are more devices of a kind than were rendered, but for kinds that libvirt 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -42,8 +43,9 @@ def facts_of(spec: VmConfig) -> Facts:
     return Facts(spec.memory_mb, spec.cpus, paths, tuple(sorted(nic.mac for nic in spec.networks)))
 
 
+@functools.lru_cache(maxsize=1024)
 def facts(xml: str) -> Facts:
-    """What a definition has.
+    """What a definition has. Remembered: from one sweep to the next most XML is the same.
 
     :raise SpecError: it is not XML.
     """

@@ -24,20 +24,27 @@ def differences(
 
     :param without: fields that are not looked at.
     """
+    if wanted == actual:
+        return ()
     wish, there = dump_vm(wanted, secrets=False), dump_vm(actual, secrets=False)
     paths = [path for path in changes(actual, wanted) if path.split("[")[0] not in without]
-    return tuple(Drift(path, _value(wish, there, path), _value(there, wish, path), place) for path in paths)
+    return tuple(Drift(path, *_values(wish, there, path), place) for path in paths)
 
 
-def _value(document: Part, other: Part, path: str) -> object:
-    """What a document has at a path; the other is that with which it was compared. Parts are told by position."""
+def _values(wish: Part, there: Part, path: str) -> tuple[object, object]:
+    """What both have at a path. Parts are told by position; an index is that in the wish, or of one that went."""
     found = _PART.fullmatch(path)
     if found is None:
-        return document.get(path)
+        return wish.get(path), there.get(path)
     name, index, field = found[1], int(found[2]), found[3]
-    mine, others = cast(list[Part], document[name]), cast(list[Part], other[name])
-    if field is None:  # it came, or it went: only one of the two has it at its position
-        alone = [part for part in mine if part["position"] not in {one["position"] for one in others}]
-        return next((part for part in alone if mine.index(part) == index), None)
-    positions = [parts[index]["position"] for parts in (mine, others) if index < len(parts)]
-    return next((part.get(field) for place in positions for part in mine if part["position"] == place), None)
+    wanted, actual = cast(list[Part], wish[name]), cast(list[Part], there[name])
+    if field is None:
+        return _alone(wanted, actual, index), _alone(actual, wanted, index)
+    position = wanted[index]["position"]
+    return wanted[index][field], next(part[field] for part in actual if part["position"] == position)
+
+
+def _alone(parts: list[Part], others: list[Part], index: int) -> Part | None:
+    """The part of this index, if no other has its position."""
+    positions = {one["position"] for one in others}
+    return parts[index] if index < len(parts) and parts[index]["position"] not in positions else None

@@ -229,6 +229,7 @@ _KEYS = r"[\w.-]*(?:pass|secret|token|psk|key|credential)[\w.-]*|data|string|val
 _PAIR = re.compile(rf"(?i)(?<![\w.-])({_KEYS})=(?:[^,]|,,)*")
 _JSON_PAIR = re.compile(rf"""(?i)("(?:{_KEYS})"\s*:\s*)"(?:[^"\\]|\\.)*(?:"|\Z)""")
 _USER = re.compile(r"(?<=//)[^/@\s,]+@")
+_BEGUN_USER = re.compile(r"(?<=//)[^/@\s,]+\Z")
 _WHOLE = ("-append", "-fw_cfg", "-smbios")
 MOST_ARGUMENTS = 256
 LONGEST_ARGUMENT = 1024
@@ -245,11 +246,17 @@ def without_secrets(arguments: Sequence[str]) -> tuple[str, ...]:
         if before.replace("--", "-", 1) in _WHOLE:
             shown.append(CUT)
             continue
-        word = _PAIR.sub(rf"\1={CUT}", word)
-        word = _JSON_PAIR.sub(rf'\1"{CUT}"', word)
-        word = _USER.sub(f"{CUT}@", word)
-        shown.append(word if len(word) <= LONGEST_ARGUMENT else word[:LONGEST_ARGUMENT] + CUT)
+        shown.append(_without_secrets(word))
     return (*shown, CUT) if len(arguments) > MOST_ARGUMENTS else tuple(shown)
+
+
+def _without_secrets(word: str) -> str:
+    """One argument. It is cut first: what somebody else wrote must not be long work."""
+    short = word[:LONGEST_ARGUMENT]
+    short = _PAIR.sub(rf"\1={CUT}", short)
+    short = _JSON_PAIR.sub(rf'\1"{CUT}"', short)
+    short = _USER.sub(f"{CUT}@", short)
+    return short if len(word) <= LONGEST_ARGUMENT else _BEGUN_USER.sub("", short) + CUT
 
 
 def view(found: Sorted, sweeps: int) -> StrayView:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from lvagent.spec.strays import Process, Running, Sort, monitors, sort_process, without_secrets
@@ -96,6 +98,19 @@ def test_no_secret_of_the_arguments_is_told(given: tuple[str, ...]) -> None:
 def test_arguments_are_bounded() -> None:
     assert len(without_secrets(["x"] * 5000)) == 257
     assert len(without_secrets(["x" * 50_000])[0]) < 1100
+
+
+def test_no_secret_is_told_where_an_argument_is_cut() -> None:
+    for secret in ("https://me:hunter2" + "x" * 50, "data=hunter2" + "x" * 50, '"data":"hunter2' + "x" * 50):
+        for length in range(990, 1030):
+            [told] = without_secrets(["y" * (length - 1) + "," + secret])
+            assert "hunter" not in told, (length, secret)
+
+
+def test_odd_arguments_are_little_work() -> None:
+    begin = time.perf_counter()
+    without_secrets(["key" * 500_000, "=" * 500_000, '"data":"' * 100_000, "//" * 500_000])
+    assert time.perf_counter() - begin < 2
 
 
 def test_only_monitors_are_spoken_to() -> None:
