@@ -36,7 +36,14 @@ class Leftovers:
                 found += self._loose_in(vpc)
             except LvagentError as error:
                 found.append(LooseObject("namespace", vpc, f"it cannot be read: {error}"))
-        return (*found, *(_loose(one, NEXT) for one in self.fabric()))
+        return (*found, *(_loose(one, NEXT) for one in self.fabric()), *self._misplaced())
+
+    def _misplaced(self) -> list[LooseObject]:
+        """Links of ours in the root namespace, but for taps of VMs that run: these are plugged by the sweep."""
+        running = {entry.spec.id for entry in self._index.all() if entry.domain is not None and entry.domain.active}
+        why = "it is in the root namespace and no VM that runs has it; it is never removed by the agent: ip link del"
+        links = [(one, names.tap_owner(one)) for one in sorted(self._wires.misplaced())]
+        return [LooseObject("link", one, why) for one, owner in links if owner is None or owner[0] not in running]
 
     def vpcs(self) -> frozenset[str]:
         """The VPCs of which something is there."""

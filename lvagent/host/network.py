@@ -51,6 +51,7 @@ class Network:
         self._root: Netspace | None = None
         self._limits = settings.filter
         self._rules: int | None = None
+        self._shared = not settings.fabric.netns
         self._vpcs = VpcSides(settings.paths.netns, settings.filter)
         self._fabric = FabricSide(settings, self._here)
 
@@ -89,6 +90,13 @@ class Network:
                 number, local, port = link.vxlan
                 found.add(Vxlan(number, link.mtu if link.up else BROKEN, local, port))
         return frozenset(found)
+
+    def misplaced(self) -> frozenset[str]:
+        """Links of ours in the namespace that the agent runs in, where none stays: taps, and what a crash left."""
+        with translated("the root namespace", "read"):
+            there = self._here().links().values()
+        ours = {link.name for link in there if link.group == names.LINK_GROUP or names.tap_owner(link.name)}
+        return frozenset(ours - self._fabric.links().keys() if ours and self._shared else ours)
 
     def taps(self, vpc: str) -> frozenset[str]:
         """The taps of ours in a VPC's namespace; none if there is no such namespace."""

@@ -121,6 +121,23 @@ def test_each_is_sorted_right_and_killed_only_if_it_is_meant(agent_lab: LabHost,
     assert lab.api("DELETE", "/v1/vms/i-0000000001").status == 204
 
 
+def test_objects_that_nobody_wants(agent_lab: LabHost) -> None:
+    lab = agent_lab
+    lab.run(["ip", "link", "add", "left0", "group", str(0x6C76), "type", "dummy"])
+    lab.run(["ip", "link", "add", "theirs0", "type", "dummy"])
+    lab.run(["qemu-img", "create", "-q", "-f", "qcow2", "/var/lib/lvagent/volumes/old.qcow2", "1M"])
+    try:
+        found = {(one["kind"], one["name"]) for one in lab.api("GET", "/v1/strays").json["objects"]}
+        assert found == {("link", "left0"), ("volume", "/var/lib/lvagent/volumes/old.qcow2")}
+        assert lab.api("POST", "/v1/sweep").json == {"held": None}
+        assert lab.path("/var/lib/lvagent/volumes/old.qcow2").exists()
+    finally:
+        lab.run(["ip", "link", "del", "left0"])
+        lab.run(["ip", "link", "del", "theirs0"])
+        lab.path("/var/lib/lvagent/volumes/old.qcow2").unlink()
+    assert lab.api("GET", "/v1/strays").json["objects"] == []
+
+
 def test_one_of_ours_that_libvirt_has_lost(agent_lab: LabHost, stranger: int) -> None:
     lab = agent_lab
     with started(lab, QEMU, *BY_HAND[1:], "-name", "guest=i-0000000077,debug-threads=on") as lost:

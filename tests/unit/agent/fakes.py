@@ -289,6 +289,7 @@ class FakeWires:
         self.there: set[Resource] = set()
         self.prepared = False
         self.mended: list[str] = []
+        self.in_root: set[str] = set()
         self.counters: dict[str, list[Counted]] = {}
 
     def observe(self, vpc: str) -> frozenset[Resource]:
@@ -329,6 +330,9 @@ class FakeWires:
         self._breaker.step("plug")
         for one in (*filters, plug):
             self.there = {other for other in self.there if diff.identity(other) != diff.identity(one)} | {one}
+
+    def misplaced(self) -> frozenset[str]:
+        return frozenset(self.in_root)
 
     def mend(self, vpc: str) -> None:
         self.mended.append(vpc)

@@ -132,10 +132,12 @@ def test_objects_that_nobody_wants_are_told(host: FakeHost) -> None:
     host.wires.there |= {Netns("vpc-zzzzzzzzzz"), Plug("vpc-yyyyyyyyyy", "subnet-y", "t0000000008-0", 1500)}
     host.wires.there |= {Netns("vpc-yyyyyyyyyy")}
     host.volumes.paths |= {"/var/lib/lvagent/volumes/old.qcow2"}
+    host.wires.in_root |= {"t0000000001-0", "t0000000007-0", "vi-aaaaaaaaaa"}
     found = {(one.kind, one.name): one.why for one in agent.strays().objects}
     assert found["netns", "namespace vpc-zzzzzzzzzz"] == "no VM wants it; a sweep removes it"
     assert "stays while t0000000008-0" in found["netns", "namespace vpc-yyyyyyyyyy"]
     assert ("tap", "t0000000008-0") in found
+    assert {name for kind, name in found if kind == "link"} == {"t0000000007-0", "vi-aaaaaaaaaa"}
     assert "never removed" in found["volume", "/var/lib/lvagent/volumes/old.qcow2"]
     assert agent.sweep()
     left = {(one.kind, one.name) for one in agent.strays().objects}
