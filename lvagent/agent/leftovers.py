@@ -74,12 +74,7 @@ class Leftovers:
 
     def fabric(self) -> list[Resource]:
         """What of the underlay side no member of any VPC crosses, and no veth hangs on any more."""
-        entries = [entry.carried for entry in self._index.all()]
-        kept = {
-            diff.identity(resource)
-            for vpc in {vpc for spec in entries for vpc in spec.vpcs}
-            for resource in wanted.network(vpc, entries, self._policy)
-        }
+        kept = wanted.crossed((entry.carried for entry in self._index.all()), self._policy)
         gone = [resource for resource in self._wires.fabric() if diff.identity(resource) not in kept]
         return self._uncrossed(gone) if gone else []
 

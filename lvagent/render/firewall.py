@@ -10,6 +10,7 @@ compared.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
@@ -184,6 +185,7 @@ def firewalls(vpc: str, owned: Iterable[tuple[str, frozenset[Piece]]]) -> Iterat
             yield _firewall(vpc, owner, pieces)
 
 
+@functools.lru_cache(maxsize=1 << 12)
 def _firewall(vpc: str, vm: str, pieces: frozenset[Piece]) -> Firewall:
     broken = Firewall(vpc, vm, (), (), ())
     number = number_of(pieces)
