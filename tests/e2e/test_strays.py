@@ -58,6 +58,8 @@ def started(lab: LabHost, *argv: str) -> Iterator[subprocess.Popen[bytes]]:
         until(lambda: child_of(running))
         yield running
     finally:
+        if running.poll() is None:
+            running.send_signal(signal.SIGCONT)  # it stops with a child that a test has stopped
         end(running)
 
 
@@ -123,8 +125,8 @@ def test_each_is_sorted_right_and_killed_only_if_it_is_meant(agent_lab: LabHost,
 
 def test_objects_that_nobody_wants(agent_lab: LabHost) -> None:
     lab = agent_lab
-    lab.run(["ip", "link", "add", "left0", "group", str(0x6C76), "type", "dummy"])
-    lab.run(["ip", "link", "add", "theirs0", "type", "dummy"])
+    lab.run(["ip", "link", "add", "left0", "group", str(0x6C76), "type", "bridge"])
+    lab.run(["ip", "link", "add", "theirs0", "type", "bridge"])
     lab.run(["qemu-img", "create", "-q", "-f", "qcow2", "/var/lib/lvagent/volumes/old.qcow2", "1M"])
     try:
         found = {(one["kind"], one["name"]) for one in lab.api("GET", "/v1/strays").json["objects"]}
@@ -160,6 +162,7 @@ def test_the_policy_stop_ends_strays_and_nothing_else_with_the_units_rights(agen
         ours = lab.api("GET", "/v1/vms/i-0000000001").json["pid"]
         other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *BY_HAND]
         with started(lab, *other) as nobodys, started(lab, *BY_HAND) as hard:
+            until(lambda: os.readlink(f"/proc/{child_of(hard)}/exe") == QEMU)
             freeze(hard)  # it hears nothing but SIGKILL
             frozen = child_of(hard)
             begin = time.monotonic()
