@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from lvagent import failpoints
 from lvagent.agent.core import Agent, Parts
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
@@ -84,6 +85,7 @@ def serve(settings: Settings) -> int:
     )
     _folders(settings)
     with _alone(settings):
+        failpoints.arm(os.environ.get(failpoints.VARIABLE, ""), Path(settings.paths.run))
         _give_up_privileges()
         run_event_loop()
         with _told_to_stop() as told, _serving(build(settings), settings) as names:

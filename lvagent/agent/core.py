@@ -20,7 +20,8 @@ from lvagent.agent.power import Power
 from lvagent.agent.preview import Preview
 from lvagent.agent.recover import Recovery
 from lvagent.agent.trace import Trace, Watch
-from lvagent.agent.vms import Vms, restart_needed
+from lvagent.agent.vms import Vms
+from lvagent.agent.wishes import restart_needed
 from lvagent.errors import Conflict, LvagentError, NotFound, Unavailable
 from lvagent.render.domain import DomainOptions
 from lvagent.spec.monitor import Hmp, Qmp

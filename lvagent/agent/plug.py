@@ -22,6 +22,7 @@ from lvagent.agent.networks import Networks
 from lvagent.agent.ports import VolumeFolders
 from lvagent.agent.trace import Trace
 from lvagent.errors import HostError, LvagentError
+from lvagent.failpoints import point
 from lvagent.render.element import Element, find_element, parse_element
 from lvagent.spec import names
 from lvagent.spec.claims import Below
@@ -147,7 +148,9 @@ class Plugger:
         self._apply(vm, machine)
         self._index.update(vm, lambda now: standing(now, below))
         try:
+            point("plug.judged")
             self._networks.plug(entry.spec, taps, waits, trace, within=LOCK_SECONDS)
+            point("plug.plugged")
         except LvagentError:
             self._apply(vm, entry.applied)
             raise

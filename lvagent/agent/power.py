@@ -9,6 +9,7 @@ from lvagent.agent.ports import Domains, VolumeFolders
 from lvagent.agent.trace import Trace
 from lvagent.agent.vms import Vms
 from lvagent.errors import Conflict, NotFound
+from lvagent.failpoints import point
 from lvagent.spec.status import Action, State
 
 NEEDS = {
@@ -54,8 +55,10 @@ class Power:
         if action is Action.START:
             self._volumes.check(entry.spec.volumes)  # before libvirt follows what they name; the hook looks once more
         self._wish(entry, WISHES.get(action))
+        point("power.wished")
         with trace.phase(action):
             self._do(vm, action)
+        point("power.acted")
         self._look(vm)
         if action is Action.START:
             self._vms.told(vm, trace)

@@ -17,8 +17,10 @@ from lvagent.agent.networks import Networks
 from lvagent.agent.plug import entry_of
 from lvagent.agent.ports import Domains, VolumeFolders
 from lvagent.agent.trace import Trace
-from lvagent.agent.vms import ABSENT_WITH_VOLUMES, Vms, with_live_fields
+from lvagent.agent.vms import ABSENT_WITH_VOLUMES, Vms
+from lvagent.agent.wishes import with_live_fields
 from lvagent.errors import LvagentError, SpecError
+from lvagent.failpoints import point
 from lvagent.host.libvirt import DomainRecord
 from lvagent.render.element import Element, find_element, parse_element
 from lvagent.spec import names
@@ -57,6 +59,7 @@ class Recovery:
         :raise Unavailable: libvirt could not be read; nothing was removed.
         """
         self._networks.prepare()
+        point("sweep.prepared")
         known = {entry.spec.id for entry in self._index.all()}
         try:
             records = {record.vm: record for record in self._domains.records()}
@@ -65,11 +68,13 @@ class Recovery:
             self._index.stale_since = self._index.stale_since or time.time()
             raise
         self._index.stale_since = None
+        point("sweep.read")
         for vm in sorted(known | records.keys()):
             self._one(vm, records.get(vm))
         self._index.loaded = True
         for vm in sorted(secrets - records.keys()):
             self._orphan_secret(vm)
+        point("sweep.settled")
         self._converge()
 
     def _one(self, vm: str, record: DomainRecord | None) -> None:
@@ -106,6 +111,7 @@ class Recovery:
             self._discard(entry)
         elif entry.created is None:
             self._vms.keep(entry)
+            point("sweep.kept")
         else:
             self._revive(entry, record)
 
@@ -188,8 +194,10 @@ class Recovery:
             return  # libvirt was just starting it
         log.info("%s: was never finished, removing what there is of it", vm)
         self._volumes.remove(vm, self._index.unshared(vm, entry.files))
+        point("sweep.discarding")
         self._domains.drop_secret(vm)
         self._domains.undefine(vm)
+        point("sweep.discarded")
         self._index.drop(vm)
 
     def _revive(self, entry: Entry, record: DomainRecord) -> None:
@@ -200,6 +208,7 @@ class Recovery:
             log.info("%s: the host was booted since, starting it again", entry.spec.id)
             self._volumes.check(entry.spec.volumes)
             self._domains.start(entry.spec.id)
+            point("sweep.restarted")
             self._vms.keep(entry)
         elif booted and record.state.active:  # by libvirt's autostart, or by hand: that is noted, once
             self._vms.keep(entry)
@@ -215,6 +224,7 @@ class Recovery:
         for vpc in known:
             try:
                 self._networks.converge(vpc)
+                point("sweep.converged")
                 self._networks.replug(vpc, running)
                 self._networks.counters.look(vpc)
             except LvagentError as error:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import ParamSpec
 
 from lvagent.errors import LvagentError
+from lvagent.failpoints import point
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Undo:
         while error is not None and self._steps:
             step, ground = self._steps.pop()
             try:
+                point("undo.step")
                 step()
             except LvagentError as failure:
                 log.warning("undoing: %s", failure)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from lvagent.agent.index import Entry, Phase
-from lvagent.agent.vms import restart_needed
+from lvagent.agent.wishes import restart_needed
 from lvagent.host.libvirt import pid
 from lvagent.plan import wanted
 from lvagent.plan.wanted import Policy

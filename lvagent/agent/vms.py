@@ -23,22 +23,19 @@ from lvagent.agent.plug import HOOK_PHASES, with_hook
 from lvagent.agent.ports import Domains, VolumeFolders
 from lvagent.agent.trace import Trace
 from lvagent.agent.undo import Undo
+from lvagent.agent.wishes import changed, restart_needed, with_live_fields
 from lvagent.errors import Conflict, HostError, LvagentError, NotFound
+from lvagent.failpoints import point
 from lvagent.host import files
 from lvagent.host.libvirt import STARTED
-from lvagent.host.volumes import Judged
 from lvagent.plan import wanted
 from lvagent.render.domain import DomainOptions, datasource_of, domain_uuid, domain_xml
 from lvagent.render.element import Element, find_element, render_element
 from lvagent.spec.dump import digest
-from lvagent.spec.parse import changes
 from lvagent.spec.status import State
 from lvagent.spec.vm import VmConfig, Volume
 
 log = logging.getLogger(__name__)
-
-LIVE_FIELDS = ("rules", "keys", "user_data")
-"""The fields of a spec that a running guest gets at once; all others take effect at its next start."""
 
 ABSENT = "absent"
 ABSENT_WITH_VOLUMES = "absent-with-volumes"
@@ -109,14 +106,17 @@ class Vms:
             self._index.claim(entry)
         with Undo() as undo:
             undo.add(self._forget, spec)
+            point("create.claimed")
             with trace.phase("define"):
                 self._define_new(entry, xml, undo)
             if entry.files:
                 with trace.phase("volume"):
                     self._make_volumes(spec, entry.files, undo)
             self._start(entry, trace, undo)
+            point("create.started")
             with trace.phase("commit"):
                 self._commit(spec.id)
+                point("create.committed")
             undo.forget()
         self.told(spec.id, trace)
 
@@ -139,9 +139,11 @@ class Vms:
             raise Conflict(f"libvirt has a domain {vm} that is not of lvagent", path="id", other=vm)
         self._domains.define(vm, xml)
         undo.add(self._domains.undefine, vm)
+        point("create.defined")
         if entry.spec.user_data is not None:
             undo.add(self._domains.drop_secret, vm)
             self._domains.set_secret(vm, entry.spec.user_data)
+        point("create.secret")
 
     def _make_volumes(self, spec: VmConfig, paths: Sequence[str], undo: Undo) -> None:
         for volume in spec.volumes:
@@ -151,6 +153,7 @@ class Vms:
     def _make_volume(self, vm: str, volume: Volume, undo: Undo) -> None:
         self._volumes.make(vm, volume)
         undo.ground(self._volumes.remove, vm, [volume.path])
+        point("volume.made")
 
     def _start(self, entry: Entry, trace: Trace, undo: Undo) -> None:
         """Start the domain; beside it the VPC is wired and served.
@@ -174,9 +177,11 @@ class Vms:
         with trace.phase("wire"):
             for vpc in vpcs:
                 self._networks.wire(vpc)
+            point("connect.wired")
         with trace.phase("services"):
             for vpc in vpcs:
                 self._networks.serve(vpc)
+            point("connect.served")
 
     def keep(self, entry: Entry) -> None:
         """Set the mark (again) on a VM that runs: it was made, or started, by an agent that did not see it through."""
@@ -222,12 +227,14 @@ class Vms:
             wish = self._index.update(vm, lambda now: changed(now, spec, judged))
             if wish is None:
                 raise NotFound("vm", vm)
+            point("change.wished")
             with trace.phase("volume"):
                 self._add_volumes(entry, wish, new, undo)
             with trace.phase("define"):
                 self._redefine(entry, wish, undo)
             with trace.phase("wire"):
                 self._converge(sorted({*entry.carried.vpcs, *entry.spec.vpcs, *spec.vpcs}))
+                point("change.converged")
             undo.forget()
             outer.forget()
         self._index.update(vm, lambda now: dataclasses.replace(now, timings=trace.phases, error=None, former=None))
@@ -241,6 +248,7 @@ class Vms:
         undo.add(self._domains.set_element, vm, self.element(entry, entry.spec), config=True, live=False)
         noted = dataclasses.replace(entry, files=wish.files)
         self._domains.set_element(vm, self.element(noted, entry.spec), config=True, live=False)
+        point("change.noted")
         self._make_volumes(wish.spec, new, undo)
 
     def check_uuid(self, old: VmConfig, new: VmConfig) -> None:
@@ -277,12 +285,15 @@ class Vms:
         vm = new.spec.id
         undo.ground(self._domains.define, vm, self.xml(old))
         self._domains.define(vm, self.xml(new))
+        point("change.defined")
         if old.spec.user_data != new.spec.user_data:
             undo.add(self._keep_secret, vm, old.spec.user_data)
             self._keep_secret(vm, new.spec.user_data)
+        point("change.secret")
         if new.applied is not None and old.applied is not None:
             undo.add(self._mark_live, old, old.applied)
             self._mark_live(new, new.applied)
+        point("change.marked")
 
     def _mark_live(self, entry: Entry, applied: VmConfig) -> None:
         told = dataclasses.replace(entry, created=None)  # the mark belongs to the config copy
@@ -319,19 +330,27 @@ class Vms:
         gone = dataclasses.replace(entry, phase=Phase.DELETING, power=power)
         with trace.phase("mark"), contextlib.suppress(NotFound):  # undefined by hand: the rest is still to be done
             self._domains.set_element(vm, self.element(gone, gone.carried), config=True, live=True)
+        point("delete.marked")
         self._index.update(vm, lambda now: dataclasses.replace(now, phase=Phase.DELETING, power=power))
         with trace.phase("stop"):
             self.end(vm, grace)
+        point("delete.stopped")
         if volumes:
             with trace.phase("volumes"):
                 self._volumes.remove(vm, self._index.unshared(vm, entry.files))
+        point("delete.volumes")
         with trace.phase("undefine"):
             self._domains.drop_secret(vm)
-            self._domains.undefine(vm)
+            point("delete.secret")
             files.remove(Path(self._options.console_log(vm)))
+            point("delete.log")
+            self._domains.undefine(vm)
+            point("delete.undefined")
         self._index.drop(vm)
+        point("delete.forgotten")
         with trace.phase("unwire"):
             self._converge(sorted({*entry.carried.vpcs, *entry.spec.vpcs}))
+            point("delete.unwired")
 
     def end(self, vm: str, grace: float) -> None:
         """End its qemu: softly within ``grace`` seconds, else hard."""
@@ -351,30 +370,3 @@ class Vms:
     def close(self) -> None:
         """Wait for what runs beside."""
         self._beside.shutdown(wait=True)
-
-
-def changed(entry: Entry, spec: VmConfig, judged: Judged) -> Entry:
-    """An entry with another wish, whose volumes were judged. A running guest keeps what its volumes stand on."""
-    kept = entry.below or () if entry.applied is not None else ()
-    return dataclasses.replace(
-        entry,
-        spec=spec,
-        revision=entry.revision + 1,
-        files=tuple(dict.fromkeys((*entry.files, *judged.missing))),
-        applied=None if entry.applied is None else with_live_fields(entry.applied, spec),
-        former=entry.spec,
-        outdated=False,
-        below=tuple(dict.fromkeys((*judged.below, *kept))),
-    )
-
-
-def with_live_fields(applied: VmConfig, spec: VmConfig) -> VmConfig:
-    """What a running guest has, with those fields of the wish that reach it at once."""
-    return dataclasses.replace(applied, rules=spec.rules, keys=spec.keys, user_data=spec.user_data)
-
-
-def restart_needed(entry: Entry) -> tuple[str, ...]:
-    """The paths in which a running guest differs from the wish."""
-    if entry.applied is None:
-        return ()
-    return tuple(path for path in changes(entry.applied, entry.spec) if path.split("[")[0] not in LIVE_FIELDS)
