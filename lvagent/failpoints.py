@@ -156,7 +156,9 @@ class Armed:
             found = os.fstat(descriptor)
             own = found.st_uid == os.geteuid()  # the agent's own account, which is root
             if not stat.S_ISREG(found.st_mode) or not own or stat.S_IMODE(found.st_mode) != 0o600:
-                raise SpecError(VARIABLE, "it must be a file of root, mode 0600", f"chown root and chmod 600 {self._file}")
+                raise SpecError(
+                    VARIABLE, "it must be a file of root, mode 0600", f"chown root and chmod 600 {self._file}"
+                )
             text = file.read(LARGEST_FILE).decode(errors="replace")
         lines = (line.strip() for line in text.splitlines())
         return [line for line in lines if line and not line.startswith("#")]

@@ -196,6 +196,7 @@ class Recovery:
         self._volumes.remove(vm, self._index.unshared(vm, entry.files))
         point("sweep.discarding")
         self._domains.drop_secret(vm)
+        self._vms.drop_log(vm)
         self._domains.undefine(vm)
         point("sweep.discarded")
         self._index.drop(vm)

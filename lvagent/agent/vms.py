@@ -139,6 +139,7 @@ class Vms:
             raise Conflict(f"libvirt has a domain {vm} that is not of lvagent", path="id", other=vm)
         self._domains.define(vm, xml)
         undo.add(self._domains.undefine, vm)
+        undo.add(self.drop_log, vm)
         point("create.defined")
         if entry.spec.user_data is not None:
             undo.add(self._domains.drop_secret, vm)
@@ -342,7 +343,7 @@ class Vms:
         with trace.phase("undefine"):
             self._domains.drop_secret(vm)
             point("delete.secret")
-            files.remove(Path(self._options.console_log(vm)))
+            self.drop_log(vm)
             point("delete.log")
             self._domains.undefine(vm)
             point("delete.undefined")
@@ -351,6 +352,11 @@ class Vms:
         with trace.phase("unwire"):
             self._converge(sorted({*entry.carried.vpcs, *entry.spec.vpcs}))
             point("delete.unwired")
+
+    def drop_log(self, vm: str) -> None:
+        """Make sure that there is no log of its console; before its domain goes, for then nobody knows of it."""
+        if log_file := self._options.console_log(vm):
+            files.remove(Path(log_file))
 
     def end(self, vm: str, grace: float) -> None:
         """End its qemu: softly within ``grace`` seconds, else hard."""
