@@ -124,7 +124,7 @@ def _serving(agent: Agent, settings: Settings) -> Iterator[queue.SimpleQueue[str
     names: queue.SimpleQueue[str] = queue.SimpleQueue()
     hooks = HookServer(Path(settings.hook_socket), agent.plugger)
     api = _api(agent, settings)
-    events = LibvirtEvents(settings.libvirt.uri, names)
+    events = LibvirtEvents(settings.libvirt.uri, names, agent.lose)
     worker = threading.Thread(target=_watch, args=(agent, names, settings.sweep.interval), name="sweep")
     hooks.start()
     try:

@@ -266,9 +266,13 @@ class Agent:
             self._swept.set()
             return True
 
+    def lose(self) -> None:
+        """Note that libvirtd has gone or hangs: what is told is what was seen last, until it can be read again."""
+        self._index.stale_since = self._index.stale_since or time.time()
+
     def observe(self, vm: str) -> None:
         """Look at one VM in libvirt, for something happened to it."""
-        asked_at = time.time()
+        asked_at = time.monotonic()
         known = self._index.get(vm)
         try:
             record = self._domains.record(vm)

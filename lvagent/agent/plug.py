@@ -62,6 +62,7 @@ def entry_of(element: Element) -> Entry:
         power=element.power,
         created=element.created,
         files=element.files,
+        making=element.making,
     )
 
 
@@ -159,7 +160,7 @@ class Plugger:
 
     def _apply(self, vm: str, spec: VmConfig | None) -> None:
         """Note what the VM runs with; what libvirt was asked before says nothing about it any more."""
-        self._index.update(vm, lambda now: dataclasses.replace(now, applied=spec, observed_at=time.time()))
+        self._index.update(vm, lambda now: dataclasses.replace(now, applied=spec, observed_at=time.monotonic()))
 
     def _entry(self, vm: str, xml: str) -> Entry | None:
         entry = self._index.get(vm)

@@ -72,8 +72,8 @@ class Recovery:
         for vm in sorted(known | records.keys()):
             self._one(vm, records.get(vm))
         self._index.loaded = True
-        for vm in sorted(secrets - records.keys()):
-            self._orphan_secret(vm)
+        for vm, slots in sorted(secrets.items()):
+            self._secret(vm, slots)
         point("sweep.settled")
         self._converge()
 
@@ -113,6 +113,8 @@ class Recovery:
             self._vms.keep(entry)
             point("sweep.kept")
         else:
+            if entry.making:
+                self._vms.unmake(entry)
             self._revive(entry, record)
 
     def _may_be_old(self, vm: str, record: DomainRecord | None) -> bool:
@@ -148,7 +150,7 @@ class Recovery:
             entry,
             applied=self._applied(wish, live, known, active=record.state.active),
             domain=record.state,
-            observed_at=time.time(),
+            observed_at=time.monotonic(),
             error=OUTDATED if entry.outdated else None,
         )
         self._index.adopt(entry)
@@ -177,7 +179,7 @@ class Recovery:
             return wish.spec
         if known is not None and known.revision == wish.revision and known.spec.user_data is not None:
             return dataclasses.replace(wish.spec, user_data=known.spec.user_data)
-        return dataclasses.replace(wish.spec, user_data=self._domains.secret(wish.spec.id))
+        return dataclasses.replace(wish.spec, user_data=self._domains.secret(wish.spec.id, wish.revision))
 
     def _applied(self, wish: Element, live: Element | None, known: Entry | None, *, active: bool) -> VmConfig | None:
         if not active:
@@ -214,9 +216,16 @@ class Recovery:
         elif booted and record.state.active:  # by libvirt's autostart, or by hand: that is noted, once
             self._vms.keep(entry)
 
-    def _orphan_secret(self, vm: str) -> None:
+    def _secret(self, vm: str, slots: tuple[int, ...]) -> None:
+        """Let go of user data that nobody wants: of a VM that is gone, of a wish that was given up or has changed."""
+        entry = self._index.get(vm)
+        if entry is not None and (entry.outdated or (slots[1:] == () and entry.spec.user_data is not None)):
+            return
         with self._locks.attempt(vm) as held:
-            if held and self._domains.record(vm) is None:
+            entry = self._index.get(vm)
+            if held and entry is not None and not entry.outdated:
+                self._vms.tidy_secret(entry)
+            elif held and entry is None and self._domains.record(vm) is None:
                 self._domains.drop_secret(vm)
 
     def _converge(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -41,7 +42,7 @@ def status(entry: Entry, policy: Policy, stale_since: float | None) -> VmStatus:
         drift=restart_needed(entry),
         timings=entry.timings,
         error=entry.error,
-        observed_at=iso_time(entry.observed_at),
+        observed_at=iso_time(time.time() - (time.monotonic() - entry.observed_at)),
         stale=stale_since is not None,
     )
 

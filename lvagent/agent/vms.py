@@ -75,6 +75,7 @@ class Vms:
                 created=entry.created,
                 files=entry.files,
                 has_user_data=spec.user_data is not None,
+                making=entry.making,
             )
         )
 
@@ -143,7 +144,7 @@ class Vms:
         point("create.defined")
         if entry.spec.user_data is not None:
             undo.add(self._domains.drop_secret, vm)
-            self._domains.set_secret(vm, entry.spec.user_data)
+            self._domains.set_secret(vm, entry.spec.user_data, entry.revision)
         point("create.secret")
 
     def _make_volumes(self, spec: VmConfig, paths: Sequence[str], undo: Undo) -> None:
@@ -202,7 +203,7 @@ class Vms:
                 phase=Phase.LIVE,
                 applied=entry.applied or entry.spec,
                 domain=entry.domain if entry.domain is not None and entry.domain.active else STARTED,
-                observed_at=time.time(),
+                observed_at=time.monotonic(),
             )
 
         entry = self._index.get(vm)
@@ -238,6 +239,8 @@ class Vms:
                 point("change.converged")
             undo.forget()
             outer.forget()
+        if entry.spec.user_data != spec.user_data:
+            self.tidy_secret(wish)
         self._index.update(vm, lambda now: dataclasses.replace(now, timings=trace.phases, error=None, former=None))
         return restart_needed(wish)
 
@@ -247,10 +250,20 @@ class Vms:
         if not new:
             return
         undo.add(self._domains.set_element, vm, self.element(entry, entry.spec), config=True, live=False)
-        noted = dataclasses.replace(entry, files=wish.files)
+        noted = dataclasses.replace(entry, making=tuple(new))
         self._domains.set_element(vm, self.element(noted, entry.spec), config=True, live=False)
         point("change.noted")
         self._make_volumes(wish.spec, new, undo)
+
+    def unmake(self, entry: Entry) -> None:
+        """Take away the volumes of a change that was cut off before its wish was written."""
+        vm, used = entry.spec.id, {volume.path for volume in entry.spec.volumes}
+        log.info("%s: a change of it was cut off, removing what it made", vm)
+        self._volumes.remove(vm, [path for path in self._index.unshared(vm, entry.making) if path not in used])
+        self._domains.set_element(
+            vm, self.element(dataclasses.replace(entry, making=()), entry.spec), config=True, live=False
+        )
+        self._index.update(vm, lambda now: dataclasses.replace(now, making=()))
 
     def check_uuid(self, old: VmConfig, new: VmConfig) -> None:
         """A domain keeps its UUID for life, and the guest's datasource is told by it.
@@ -284,13 +297,14 @@ class Vms:
 
     def _redefine(self, old: Entry, new: Entry, undo: Undo) -> None:
         vm = new.spec.id
+        user_data = new.spec.user_data
+        if user_data is not None and user_data != old.spec.user_data:
+            undo.add(self.tidy_secret, old)
+            self._domains.set_secret(vm, user_data, new.revision)
+        point("change.secret")
         undo.ground(self._domains.define, vm, self.xml(old))
         self._domains.define(vm, self.xml(new))
         point("change.defined")
-        if old.spec.user_data != new.spec.user_data:
-            undo.add(self._keep_secret, vm, old.spec.user_data)
-            self._keep_secret(vm, new.spec.user_data)
-        point("change.secret")
         if new.applied is not None and old.applied is not None:
             undo.add(self._mark_live, old, old.applied)
             self._mark_live(new, new.applied)
@@ -300,11 +314,12 @@ class Vms:
         told = dataclasses.replace(entry, created=None)  # the mark belongs to the config copy
         self._domains.set_element(entry.spec.id, self.element(told, applied), config=False, live=True)
 
-    def _keep_secret(self, vm: str, user_data: bytes | None) -> None:
-        if user_data is None:
-            self._domains.drop_secret(vm)
-        else:
-            self._domains.set_secret(vm, user_data)
+    def tidy_secret(self, entry: Entry) -> None:
+        """Let go of user data that no wish has any more; whoever is interrupted before leaves it to the sweep."""
+        try:
+            self._domains.drop_secret(entry.spec.id, None if entry.spec.user_data is None else entry.revision)
+        except LvagentError as error:
+            log.warning("%s: %s", entry.spec.id, error)
 
     def _converge(self, vpcs: Iterable[str]) -> None:
         """Converge each of these VPCs; an error in one does not keep the others from it."""

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import queue
 import threading
+from collections.abc import Callable
 
 import libvirt
 
@@ -18,6 +19,10 @@ from lvagent.spec import names
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
+
+KEEPALIVE = (2, 2)
+"""Seconds between questions whether libvirtd is there, and how many may stay without an answer: a hung one is noticed
+in six. Nothing is lost by an error here: what is at work has connections of its own, with more patience."""
 
 
 def run_event_loop() -> None:
@@ -32,11 +37,15 @@ def run_event_loop() -> None:
 
 
 class LibvirtEvents:
-    """Puts the name of a domain of ours into a queue whenever its lifecycle changed."""
+    """Puts the name of a domain of ours into a queue whenever its lifecycle changed.
 
-    def __init__(self, uri: str, names_queue: queue.SimpleQueue[str]) -> None:
+    :param on_loss: called, in a thread of its own, when libvirtd has gone or does not answer any more.
+    """
+
+    def __init__(self, uri: str, names_queue: queue.SimpleQueue[str], on_loss: Callable[[], None]) -> None:
         self._uri = uri
         self._queue = names_queue
+        self._on_loss = on_loss
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="libvirt-watch", daemon=True)
 
@@ -57,6 +66,8 @@ class LibvirtEvents:
                 self._queue.put("")
                 while not self._stopped.is_set() and not lost.is_set():
                     lost.wait(0.5)
+                if lost.is_set():
+                    self._on_loss()
                 with contextlib.suppress(libvirt.libvirtError):
                     connection.close()
             self._stopped.wait(0.1 if connection is not None else RETRY_SECONDS)
@@ -64,7 +75,7 @@ class LibvirtEvents:
     def _connect(self, lost: threading.Event) -> libvirt.virConnect | None:
         try:
             connection = libvirt.open(self._uri)
-            connection.setKeepAlive(5, 3)
+            connection.setKeepAlive(*KEEPALIVE)
             connection.registerCloseCallback(lambda _connection, _reason, _opaque: lost.set(), None)
             connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._happened, None)
         except libvirt.libvirtError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import threading
 import time
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 
 from tests.e2e.faults.state import State, look
 from tests.e2e.specs import Spec, nic, vm
-from tests.lab.host import LabHost
+from tests.lab.host import LabError, LabHost
 
 SUBJECT = "i-0000000002"
 FILE = "/run/lvagent/failpoints"
@@ -26,7 +27,8 @@ READ_SECONDS = 1.0
 
 
 def agrees(one: State, others: tuple[State, ...]) -> bool:
-    return any(not one.difference(other) for other in others)
+    """Whether it is one of them; one that tells nothing is compared without what the API tells."""
+    return any(not (one if other.told else dataclasses.replace(one, told=())).difference(other) for other in others)
 
 
 @dataclass(slots=True)
@@ -36,7 +38,6 @@ class Faulty:
     lab: LabHost
     booted: bool = False
     known: dict[str, tuple[State, State]] = field(default_factory=dict)
-    again: list[str] = field(default_factory=list)
 
     # what is asked of the agent
 
@@ -68,11 +69,22 @@ class Faulty:
         """Start the agent again if it has ended, nothing armed."""
         self.arm()
         if not self.lab.agent_pid:
+            self.ended()
             self.start()
 
     def await_end(self) -> None:
         """Wait until the agent has ended by itself."""
         self.until(lambda: not self.lab.agent_pid, "the agent goes on")
+        self.ended()
+
+    def ended(self) -> None:
+        """Wait for who waited for an agent that has ended."""
+        with contextlib.suppress(LabError):
+            self.lab.kill_agent()
+
+    def swept(self) -> None:
+        """A sweep that began after the call has ended."""
+        time.sleep(2.2)
 
     def until(self, what: Callable[[], object], why: str, seconds: float = 15) -> None:
         deadline = time.monotonic() + seconds
@@ -107,6 +119,14 @@ class Faulty:
             assert self.put(vm(1, nic(host=5))) == 201
         for left in self.lab.path("/var/lib/lvagent/volumes").glob("*.qcow2"):
             left.unlink()
+
+    def steady(self) -> State:
+        """The host when it changes no more: bridges lose their carrier a moment after their last port."""
+        seen = look(self.lab)
+        while (now := look(self.lab)).difference(seen):
+            seen = now
+            time.sleep(0.3)
+        return seen
 
     def settles(self, *wanted: State) -> None:
         """The host is, within some sweeps, as one of these."""

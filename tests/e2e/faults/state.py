@@ -1,7 +1,8 @@
 """All of a host that must be the same after a fault: the lab's snapshot, what libvirt keeps of each VM, what is served,
 and what the API tells.
 
-What differs from one run of the same guest to the next (numbers of domains and descriptors, times, pids) is left out.
+What differs from one run of the same guest to the next (numbers of domains and descriptors, times, pids) is left out,
+as is the route that a bridge has only while, or after, something was plugged into it.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ def _snapshot(lab: LabHost) -> Snapshot:
         secrets=tuple(sorted(_secret(lab, *line.split()) for line in found.secrets)),
         files=_plain(name for name in found.files if "/failpoints" not in name),
         mounts=_plain(found.mounts),
+        routes=tuple(route for route in found.routes if " multicast ff00::/8 " not in route),
     )
 
 
