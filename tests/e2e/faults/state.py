@@ -107,7 +107,7 @@ def _wish(lab: LabHost, vm: str) -> str:
 def _served(folder: Path) -> Iterable[str]:
     """The texts that dnsmasqs read."""
     for file in folder.rglob("*"):
-        if file.is_file() and ("hosts" in str(file) or file.suffix == ".conf"):
+        if file.is_file() and ("hosts" in str(file) or file.name == "conf"):
             yield f"{file.relative_to(folder)}\n{file.read_text()}"
 
 
