@@ -86,8 +86,9 @@ class Agent:
         with self._locks.hold(spec.id):
             entry = self._index.get(spec.id)
             trace = Trace(watch)
-            if entry is not None and (entry.phase is Phase.CREATING or entry.domain is None):
-                entry = self._recovery.look(spec.id)  # a create that was not undone wholly; a domain undefined by hand
+            if entry is not None and (entry.phase is Phase.CREATING or entry.domain is None or entry.spec == spec):
+                # A create that was not undone wholly; a domain undefined, or defined anew by hand just now.
+                entry = self._recovery.look(spec.id)
             if confined:
                 self._confine(spec, entry)
             if entry is None:
