@@ -121,7 +121,10 @@ class Faulty:
             left.unlink()
 
     def steady(self) -> State:
-        """The host when it changes no more: bridges lose their carrier a moment after their last port."""
+        """The host when it changes no more: bridges lose their carrier a moment after their last port, and a dnsmasq
+        that forgets the leases of a VM that was started anew is away for a moment.
+        """
+        self.swept()
         seen = look(self.lab)
         while (now := look(self.lab)).difference(seen):
             seen = now
