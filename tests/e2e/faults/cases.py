@@ -50,9 +50,7 @@ def case(faulty: Faulty, point: str, name: str, action: str, *, again: str = "")
         faulty.settles(before, after, *wished)
         return
     status = (_raised if action == "raise" else _hung)(faulty, operation, point)
-    if beside is not None:
-        faulty.settles(before, after)
-    elif operation.undone and status >= 500 and point not in DONE:
+    if operation.undone and status >= 500 and point not in DONE:
         faulty.settles(before)
     else:
         faulty.settles(after)
