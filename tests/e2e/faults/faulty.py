@@ -134,15 +134,21 @@ class Faulty:
     def settles(self, *wanted: State) -> None:
         """The host is, within some sweeps, as one of these."""
         seen: list[State] = []
+        trouble = ""
 
         def fits() -> bool:
-            seen[:] = [look(self.lab)]
+            nonlocal trouble
+            try:
+                seen[:] = [look(self.lab)]
+            except AssertionError as error:  # what was listed was gone when it was looked at
+                trouble = str(error)
+                return False
             return agrees(seen[0], wanted)
 
         deadline = time.monotonic() + 12
         while not fits():
             if time.monotonic() > deadline:
-                apart = "\n-- or --\n".join(one.told_apart(seen[0]) for one in wanted)
+                apart = "\n-- or --\n".join(one.told_apart(seen[0]) for one in wanted) if seen else trouble
                 raise AssertionError(f"{apart}\n{self.lab.agent_log(3000)}")
             time.sleep(0.3)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,11 +13,12 @@ import pytest
 from tests.e2e.conftest import SshKey
 from tests.e2e.faults.faulty import Faulty
 from tests.e2e.specs import Spec, guest, nic, vm
-from tests.lab.host import LabHost
+from tests.lab.host import TREE, LabHost, Result
 
 pytestmark = pytest.mark.e2e
 
 VPCS = (("vpc-aaaaaaaaaa", 0), ("vpc-bbbbbbbbbb", 1), ("vpc-cccccccccc", 2))
+PING = TREE / "tests/lab/ping.py"
 NEAR, FAR = "control-near", "control-far"
 SECONDS = 12
 METERED = re.compile(r" (ct count|limit rate) over ")
@@ -100,9 +102,11 @@ def control(faulty: Faulty) -> Iterator[None]:
         faulty.lab.run(["ip", "netns", "delete", name])
 
 
-def lost(report: str) -> int:
+def lost(done: Result) -> int:
     """How many pings of a report had no answer."""
-    sent, received = map(int, re.findall(r"(\d+) packets transmitted, (\d+)", report)[0])
+    counts = re.findall(r"(\d+) packets transmitted, (\d+)", done.stdout)
+    assert counts, done.stdout + done.stderr
+    sent, received = map(int, counts[0])
     return sent - received
 
 
@@ -124,7 +128,7 @@ def test_vms_and_their_network_outlive_the_folders_of_the_agent(
         ours = pool.submit(
             lab.guest_ssh, "vpc-aaaaaaaaaa", "10.0.0.31", f"{ping} 10.0.0.32", ssh_key.private, check=False
         )
-        beside = pool.submit(lab.run, [*ping.split(), "198.51.100.2"], netns=NEAR, check=False)
+        beside = pool.submit(lab.run, [sys.executable, "-IS", str(PING), "198.51.100.2", str(SECONDS)], netns=NEAR)
         lab.kill_agent(signal.SIGKILL)
         forget_everything(lab)
         running.arm()
@@ -133,4 +137,4 @@ def test_vms_and_their_network_outlive_the_folders_of_the_agent(
         now = answers(lab)
         assert apart(before, now) == {}
         assert not ours.done(), "the pings ended before the agent was back"
-        assert lost(ours.result().stdout) <= lost(beside.result().stdout)
+        assert lost(ours.result()) <= lost(beside.result())

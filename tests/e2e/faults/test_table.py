@@ -47,6 +47,10 @@ def test_a_fault_in_each_phase(faulty: Faulty, point: str, name: str, action: st
     case(faulty, point, name, action)
 
 
+def test_killed_once_more_while_it_recovers_a_sample(faulty: Faulty) -> None:
+    case(faulty, "create.started", "create", "kill", again="sweep.read")
+
+
 @pytest.fixture(scope="module")
 def table(request: pytest.FixtureRequest) -> Iterator[None]:
     """Prints the table when all cases were tried."""
