@@ -121,11 +121,9 @@ class Faulty:
             left.unlink()
 
     def steady(self) -> State:
-        """The host when it changes no more: bridges lose their carrier a moment after their last port, and a dnsmasq
-        that forgets the leases of a VM that was started anew is away for a moment.
-        """
-        self.swept()
+        """The host when it changes no more: bridges lose their carrier a moment after their last port."""
         seen = look(self.lab)
+        time.sleep(0.3)
         while (now := look(self.lab)).difference(seen):
             seen = now
             time.sleep(0.3)
