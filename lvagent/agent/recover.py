@@ -12,6 +12,7 @@ import logging
 import time
 
 from lvagent.agent.index import Entry, Index, Phase
+from lvagent.agent.leftovers import tidy_secret
 from lvagent.agent.locks import VmLocks
 from lvagent.agent.networks import Networks
 from lvagent.agent.plug import entry_of
@@ -224,7 +225,7 @@ class Recovery:
         with self._locks.attempt(vm) as held:
             entry = self._index.get(vm)
             if held and entry is not None and not entry.outdated:
-                self._vms.tidy_secret(entry)
+                tidy_secret(self._domains, entry)
             elif held and entry is None and self._domains.record(vm) is None:
                 self._domains.drop_secret(vm)
 

@@ -15,9 +15,9 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from lvagent.agent.index import Entry, Index, Phase
+from lvagent.agent.leftovers import drop_log, tidy_secret
 from lvagent.agent.networks import Networks
 from lvagent.agent.plug import HOOK_PHASES, with_hook
 from lvagent.agent.ports import Domains, VolumeFolders
@@ -26,7 +26,6 @@ from lvagent.agent.undo import Undo
 from lvagent.agent.wishes import changed, restart_needed, with_live_fields
 from lvagent.errors import Conflict, HostError, LvagentError, NotFound
 from lvagent.failpoints import point
-from lvagent.host import files
 from lvagent.host.libvirt import STARTED
 from lvagent.plan import wanted
 from lvagent.render.domain import DomainOptions, datasource_of, domain_uuid, domain_xml
@@ -240,7 +239,7 @@ class Vms:
             undo.forget()
             outer.forget()
         if entry.spec.user_data != spec.user_data:
-            self.tidy_secret(wish)
+            tidy_secret(self._domains, wish)
         self._index.update(vm, lambda now: dataclasses.replace(now, timings=trace.phases, error=None, former=None))
         return restart_needed(wish)
 
@@ -299,7 +298,7 @@ class Vms:
         vm = new.spec.id
         user_data = new.spec.user_data
         if user_data is not None and user_data != old.spec.user_data:
-            undo.add(self.tidy_secret, old)
+            undo.add(tidy_secret, self._domains, old)
             self._domains.set_secret(vm, user_data, new.revision)
         point("change.secret")
         undo.ground(self._domains.define, vm, self.xml(old))
@@ -313,13 +312,6 @@ class Vms:
     def _mark_live(self, entry: Entry, applied: VmConfig) -> None:
         told = dataclasses.replace(entry, created=None)  # the mark belongs to the config copy
         self._domains.set_element(entry.spec.id, self.element(told, applied), config=False, live=True)
-
-    def tidy_secret(self, entry: Entry) -> None:
-        """Let go of user data that no wish has any more; whoever is interrupted before leaves it to the sweep."""
-        try:
-            self._domains.drop_secret(entry.spec.id, None if entry.spec.user_data is None else entry.revision)
-        except LvagentError as error:
-            log.warning("%s: %s", entry.spec.id, error)
 
     def _converge(self, vpcs: Iterable[str]) -> None:
         """Converge each of these VPCs; an error in one does not keep the others from it."""
@@ -353,7 +345,7 @@ class Vms:
         point("delete.stopped")
         if volumes:
             with trace.phase("volumes"):
-                self._volumes.remove(vm, self._index.unshared(vm, entry.files))
+                self._volumes.remove(vm, self._index.unshared(vm, (*entry.files, *entry.making)))
         point("delete.volumes")
         with trace.phase("undefine"):
             self._domains.drop_secret(vm)
@@ -369,9 +361,8 @@ class Vms:
             point("delete.unwired")
 
     def drop_log(self, vm: str) -> None:
-        """Make sure that there is no log of its console; before its domain goes, for then nobody knows of it."""
-        if log_file := self._options.console_log(vm):
-            files.remove(Path(log_file))
+        """Make sure that there is no log of its console; before its domain goes."""
+        drop_log(self._options, vm)
 
     def end(self, vm: str, grace: float) -> None:
         """End its qemu: softly within ``grace`` seconds, else hard."""
