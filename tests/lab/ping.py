@@ -18,7 +18,7 @@ ECHO, REPLY = 8, 0
 
 def checksum(raw: bytes) -> int:
     """The Internet checksum (RFC 1071) of an even number of bytes."""
-    total = sum(struct.unpack(f"!{len(raw) // 2}H", raw))
+    total: int = sum(struct.unpack(f"!{len(raw) // 2}H", raw))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
