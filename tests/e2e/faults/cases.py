@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from http.client import HTTPException
 
 from lvagent.failpoints import HANGING
 from tests.e2e.faults.faulty import READ_SECONDS, Call, Faulty
@@ -59,13 +60,13 @@ def case(faulty: Faulty, point: str, name: str, action: str, *, again: str = "")
 
 
 def _killed(faulty: Faulty, operation: Operation, point: str, again: str) -> None:
-    with contextlib.suppress(OSError, ValueError, LabError):
+    with contextlib.suppress(OSError, ValueError, HTTPException, LabError):
         operation.do(faulty)
     faulty.await_end()
     assert not any(line.startswith(point) for line in faulty.armed())
     if again:
         faulty.arm(f"{again} kill")
-        with contextlib.suppress(LabError):
+        with contextlib.suppress(OSError, HTTPException, LabError):
             faulty.start()
         faulty.swept()
     faulty.revive()

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from http.client import HTTPException
 
 from tests.e2e.faults.state import State, look
 from tests.e2e.specs import Spec, nic, vm
@@ -160,7 +161,7 @@ class Call:
         self._thread.start()
 
     def _run(self, do: Callable[[], int]) -> None:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, HTTPException):
             self.status = do()
 
     def join(self) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 
 from tests.e2e.faults.faulty import SUBJECT, Faulty
 from tests.e2e.specs import Spec, nic, vm
@@ -65,7 +66,7 @@ def _crashed(*lines: str) -> Callable[[Faulty], None]:
 
     def prepare(faulty: Faulty) -> None:
         faulty.arm(*lines)
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, HTTPException):
             faulty.put(first())
         faulty.await_end()
 
