@@ -11,14 +11,14 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from lvagent.errors import Conflict
 from lvagent.host.libvirt import DomainState
 from lvagent.spec.claims import Below
 from lvagent.spec.conflicts import Claims
-from lvagent.spec.status import PhaseTime
+from lvagent.spec.status import PhaseTime, State
 from lvagent.spec.vm import VmConfig
 
 
@@ -38,7 +38,8 @@ class Entry:
     volumes that the agent made (or is making); ``making``: those of a change that a crash cut off.
     ``former``: the wish before a change that is under way and may yet be undone; it stays claimed. ``outdated``: the
     config that libvirt has is older than the wish (a ``virsh define`` of an old XML, or of one without our element).
-    ``below``: what its volumes stand on, of the wish and of what runs; None: not looked at yet.
+    ``below``: what its volumes stand on, of the wish and of what runs; None: not looked at yet. ``changed_at``: Unix
+    time since which it is shown as it is; the index sets it.
     """
 
     spec: VmConfig
@@ -56,6 +57,18 @@ class Entry:
     former: VmConfig | None = None
     outdated: bool = False
     below: tuple[Below, ...] | None = None
+    changed_at: float = field(default=0.0, compare=False)
+
+    @property
+    def shown(self) -> tuple[State, str]:
+        """The state of the VM and why, in plain words."""
+        if self.phase is Phase.CREATING:
+            return State.PENDING, "being made"
+        if self.phase is Phase.DELETING:
+            return State.DELETING, "being deleted"
+        if self.domain is None:
+            return State.FAILED, "libvirt has no such domain"
+        return self.domain.state, self.domain.reason
 
     @property
     def carried(self) -> VmConfig:
@@ -64,12 +77,18 @@ class Entry:
 
 
 Change = Callable[[Entry], Entry]
+Report = Callable[[Entry | None, Entry | None], None]
+"""Is told what an entry was and what it is, under the index's lock: it must neither wait nor raise."""
 
 
 class Index:
-    """All entries. Every method is atomic; entries are values, so a reader never sees half a change."""
+    """All entries. Every method is atomic; entries are values, so a reader never sees half a change.
 
-    def __init__(self) -> None:
+    :param report: is told of every change, once ``loaded``.
+    """
+
+    def __init__(self, report: Report = lambda _before, _after: None) -> None:
+        self._report = report
         self._lock = threading.RLock()
         self._entries: dict[str, Entry] = {}
         self._wishes = Claims()
@@ -157,7 +176,12 @@ class Index:
 
     def _put(self, entry: Entry) -> None:
         vm = entry.spec.id
+        before = self._entries.get(vm)
+        same = before is not None and before.shown == entry.shown
+        entry = dataclasses.replace(entry, changed_at=before.changed_at if before and same else time.time())
         self._entries[vm] = entry
+        if self.loaded:
+            self._report(before, entry)
         self._wishes.drop(vm)
         self._wishes.add(entry.spec, entry.below or ())
         self._applied.drop(vm)
@@ -170,7 +194,10 @@ class Index:
     def drop(self, vm: str) -> None:
         """Forget a VM."""
         with self._lock:
-            if self._entries.pop(vm, None) is not None:
+            gone = self._entries.pop(vm, None)
+            if gone is not None:
+                if self.loaded:
+                    self._report(gone, None)
                 for claims in (self._wishes, self._applied, self._former):
                     claims.drop(vm)
 
@@ -193,6 +220,11 @@ class Index:
         """The VPCs that some VM has a NIC in."""
         with self._lock:
             return frozenset(vpc for entry in self._entries.values() for vpc in entry.carried.vpcs)
+
+    def vpcs_of(self, vm: str) -> tuple[str, ...]:
+        """The VPCs that a VM is in, by its wish and by what it runs with; none if there is no such VM."""
+        entry = self._entries.get(vm)
+        return () if entry is None else (*entry.spec.vpcs, *entry.carried.vpcs)
 
     def observed(self, vm: str, state: DomainState | None, *, asked_at: float | None = None) -> None:
         """Note what libvirt said of a VM. One that does not run has nothing applied.

@@ -56,8 +56,8 @@ class Power:
         if action is Action.START:
             self._volumes.check(entry.spec.volumes)  # before libvirt follows what they name; the hook looks once more
         with Undo() as undo:
-            undo.add(self._wish, vm, entry.power)
-            self._wish(vm, WISHES.get(action))
+            undo.add(self.wish, vm, entry.power)
+            self.wish(vm, WISHES.get(action))
             point("power.wished")
             with trace.phase(action):
                 self._do(vm, action)
@@ -74,8 +74,8 @@ class Power:
             state = None
         self._index.observed(vm, state)
 
-    def _wish(self, vm: str, power: str | None) -> None:
-        """Write what is wanted; an action that fails leaves it as it was."""
+    def wish(self, vm: str, power: str | None) -> None:
+        """Write down what is wanted of its power: running or stopped; None: as it is."""
         entry = self._index.get(vm)
         if power is None or entry is None or entry.power == power:
             return

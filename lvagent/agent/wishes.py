@@ -9,7 +9,7 @@ from lvagent.host.volumes import Judged
 from lvagent.spec.parse import changes
 from lvagent.spec.vm import VmConfig
 
-LIVE_FIELDS = ("rules", "keys", "user_data")
+LIVE_FIELDS = ("rules", "keys", "user_data", "restart")
 """The fields of a spec that a running guest gets at once; all others take effect at its next start."""
 
 
@@ -30,7 +30,9 @@ def changed(entry: Entry, spec: VmConfig, judged: Judged) -> Entry:
 
 def with_live_fields(applied: VmConfig, spec: VmConfig) -> VmConfig:
     """What a running guest has, with those fields of the wish that reach it at once."""
-    return dataclasses.replace(applied, rules=spec.rules, keys=spec.keys, user_data=spec.user_data)
+    return dataclasses.replace(
+        applied, rules=spec.rules, keys=spec.keys, user_data=spec.user_data, restart=spec.restart
+    )
 
 
 def restart_needed(entry: Entry) -> tuple[str, ...]:

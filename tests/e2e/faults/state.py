@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.lab.host import LabHost
 from tests.lab.snapshot import Snapshot
 
-VOLATILE = ("timings", "pid", "observed_at", "revision", "error", "reason", "stale")
+VOLATILE = ("timings", "pid", "process", "observed_at", "changed_at", "revision", "error", "reason", "stale")
 """What the API tells of a VM and two equal VMs may differ in."""
 
 _NUMBERS = (

@@ -44,7 +44,7 @@ def answers(lab: LabHost) -> dict[str, object]:
     """What the agent lists and what the VPCs serve."""
     found: dict[str, object] = {path: lab.api("GET", path).json for path in ("/v1/vpcs", "/v1/subnets")}
     vms = lab.api("GET", "/v1/vms").json["items"]
-    volatile = ("timings", "observed_at")
+    volatile = ("timings", "process", "observed_at", "changed_at")
     found["vms"] = [{name: value for name, value in one.items() if name not in volatile} for one in vms]
     for one in vms:
         rules = lab.api("GET", f"/v1/vms/{one['id']}/rules").json["rules"]
