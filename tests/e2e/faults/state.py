@@ -2,7 +2,8 @@
 and what the API tells.
 
 What differs from one run of the same guest to the next (numbers of domains and descriptors, times, pids) is left out,
-as is the route that a bridge has only while, or after, something was plugged into it.
+as is the route that a bridge has only while, or after, something was plugged into it. So are the numbers that the filter
+gives VMs at random, the order they bring, and what packets put into its sets.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ _NUMBERS = (
 )
 _ELEMENT = re.compile(r""" (created|boot_id|boot-id|revision)=(["'])[^"']*\2""")
 
+_MARK = re.compile(r"\b0x[0-9a-f]{8}\b")
+_TIMED = re.compile(r"(flags [^\n]*\b(?:dynamic|timeout)\b[^{}]*?)\s*elements = \{[^{}]*\}")
+_ELEMENTS = re.compile(r"elements = \{([^{}]*)\}")
+_SPLIT = re.compile(r",\s+")
 _BLANKS = re.compile(r">\s+<")
 SHOWN = 600
 """Characters of each difference that a failure shows."""
@@ -77,8 +82,15 @@ def _snapshot(lab: LabHost) -> Snapshot:
         secrets=tuple(sorted(_secret(lab, *line.split()) for line in found.secrets)),
         files=_plain(name for name in found.files if "/failpoints" not in name),
         mounts=_plain(found.mounts),
+        rulesets=tuple((space, _ruleset(text)) for space, text in found.rulesets),
         routes=tuple(route for route in found.routes if " multicast ff00::/8 " not in route),
     )
+
+
+def _ruleset(text: str) -> str:
+    """Tables, chains and sets in their order; the elements of a set sorted."""
+    marked = _MARK.sub("MARK", _TIMED.sub(r"\1", text))
+    return _ELEMENTS.sub(lambda found: "elements = " + " ".join(sorted(_SPLIT.split(found[1].strip()))), marked)
 
 
 def _secret(lab: LabHost, uuid: str, *words: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -29,9 +30,12 @@ class Held:
 
 
 def held(pid: int) -> Held:
-    """Numbers in the names of descriptors (of sockets, of inodes) are left out."""
+    """Numbers in the names of descriptors (of sockets, of inodes) are left out, and what is closed meanwhile."""
     folder = Path(f"/proc/{pid}/fd")
-    names = [re.sub(r"\d+", "N", os.readlink(folder / one)) for one in os.listdir(folder)]
+    names = []
+    for one in os.listdir(folder):
+        with contextlib.suppress(FileNotFoundError):
+            names.append(re.sub(r"\d+", "N", os.readlink(folder / one)))
     return Held(tuple(sorted(names)), len(os.listdir(f"/proc/{pid}/task")))
 
 
