@@ -82,8 +82,8 @@ def serve(settings: Settings) -> int:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    _folders(settings)
-    with _alone(settings):
+    make_folders(settings)
+    with alone(settings):
         _give_up_privileges()
         run_event_loop()
         with _told_to_stop() as told, _serving(build(settings), settings) as names:
@@ -174,7 +174,7 @@ def _watch(agent: Agent, names: queue.SimpleQueue[str], interval: float) -> None
             due = 0.0
 
 
-def _folders(settings: Settings) -> None:
+def make_folders(settings: Settings) -> None:
     """Make the folders that are not there. The run folder is root's; its sockets have modes of their own."""
     paths = settings.paths
     for folder, mode in (
@@ -190,7 +190,7 @@ def _folders(settings: Settings) -> None:
 
 
 @contextlib.contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
+def alone(settings: Settings) -> Iterator[None]:
     """Hold the lock that lets one agent run on a host.
 
     :raise HostError: another one runs.

@@ -243,6 +243,11 @@ class Agent:
         checks = (("libvirt", libvirt), ("first sweep", "ok" if self._swept.is_set() else self._trouble))
         return Readiness(all(answer == "ok" for _, answer in checks), checks)
 
+    @property
+    def trouble(self) -> str:
+        """Why the last sweep that failed did."""
+        return self._trouble
+
     def _ready(self) -> None:
         if not self._swept.is_set():
             raise Unavailable("the agent", hint=f"it has just started: {self._trouble}")

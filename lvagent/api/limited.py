@@ -190,6 +190,13 @@ class Limited:
         """The images; they are everybody's."""
         return self._agent.images()
 
+    def sweep(self) -> bool:
+        """Not for him: it is about all VMs.
+
+        :raise Forbidden: always.
+        """
+        raise Forbidden("a sweep is about every VPC", hint="ask with a token that is not limited to some")
+
     def readiness(self) -> Readiness:
         """Whether the agent can serve."""
         return self._agent.readiness()

@@ -84,5 +84,8 @@ class Agent(Protocol):
     def images(self) -> Sequence[ImageView]:
         """The images a volume can be made from, by name."""
 
+    def sweep(self) -> bool:
+        """One pass over everything; whether it could be done."""
+
     def readiness(self) -> Readiness:
         """Whether the agent can serve now."""

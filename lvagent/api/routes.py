@@ -149,6 +149,16 @@ ROUTES: tuple[Route, ...] = (
         (409, 413, 415),
         body="VmSpec",
     ),
+    Route(
+        "POST",
+        "/v1/sweep",
+        "sweep",
+        Role.ADMIN,
+        "Compare everything with the wish now, and bring it together, as is done at intervals anyway.",
+        views.sweep,
+        (Reply(200, "It was done.", "Readiness"),),
+        (413, 415),
+    ),
     _read("/v1/operations", "listOperations", "What is under way, or was.", views.list_operations, "OperationList"),
     Route(
         "GET",

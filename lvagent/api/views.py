@@ -254,6 +254,15 @@ def show_operation(call: Call) -> Answer:
     return answer(200, dump.operation(veiled(call.agent, operation.view())))
 
 
+def sweep(call: Call) -> Answer:
+    """POST /v1/sweep"""
+    done = call.agent.sweep()
+    found = call.agent.readiness()
+    if not done:
+        raise Unavailable("what a sweep needs", hint="; ".join(f"{what}: {how}" for what, how in found.checks))
+    return answer(200, dump.readiness(found))
+
+
 def healthz(_call: Call) -> Answer:
     """GET /healthz"""
     return answer(200, {"status": "ok"})

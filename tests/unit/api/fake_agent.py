@@ -240,6 +240,10 @@ class FakeAgent:
     def images(self) -> Sequence[ImageView]:
         return (ImageView("debian", 2 << 30, 400 << 20), ImageView("tiny", 64 << 20, 21 << 20))
 
+    def sweep(self) -> bool:
+        self._enter("sweep", "")
+        return self.ready
+
     def readiness(self) -> Readiness:
         checks = (("libvirt", "ok" if self.ready else "cannot be read"), ("first sweep", "ok"))
         return Readiness(self.ready, checks)
