@@ -23,6 +23,7 @@ from lvagent.agent.core import Agent, Parts
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
 from lvagent.agent.policy import domain_options, locks_folder, policy
+from lvagent.agent.timeline import Timeline
 from lvagent.api.app import create_app
 from lvagent.api.doors import TokenDoor
 from lvagent.api.hooks import HookServer
@@ -37,9 +38,11 @@ from lvagent.host.imds import MetadataService
 from lvagent.host.libvirt import Hypervisor
 from lvagent.host.network import Network
 from lvagent.host.qmp import Monitor
+from lvagent.host.timelines import TimelineFiles
 from lvagent.host.tokens import TokenStore
 from lvagent.host.volumes import VolumeStore
 from lvagent.observe.events import LibvirtEvents, run_event_loop
+from lvagent.render.domain import DomainOptions
 from lvagent.render.unit import CAPABILITIES
 
 log = logging.getLogger(__name__)
@@ -51,6 +54,7 @@ OPEN_FILES = 262_144
 def build(settings: Settings) -> Agent:
     """An agent of all its real parts; nothing is touched yet."""
     index = Index()
+    options = domain_options(settings)
     networks = Networks(
         index,
         Network(settings),
@@ -66,10 +70,18 @@ def build(settings: Settings) -> Agent:
             monitors=Monitor(settings.libvirt.uri, seconds=settings.libvirt.monitor),
             volumes=VolumeStore(settings),
             networks=networks,
-            options=domain_options(settings),
+            options=options,
             boot_id=host.boot_id(),
+            timeline=_timeline(settings, options),
         )
     )
+
+
+def _timeline(settings: Settings, options: DomainOptions) -> Timeline:
+    def console(vm: str, count: int) -> bytes:
+        return files.tail(Path(options.console_log(vm)), count)
+
+    return Timeline(TimelineFiles(Path(settings.paths.state)), console)
 
 
 def serve(settings: Settings) -> int:

@@ -13,15 +13,18 @@ from pathlib import Path
 from lvagent.agent import views
 from lvagent.agent.index import Entry, Index, Phase
 from lvagent.agent.locks import VmLocks
+from lvagent.agent.lookout import Lookout
 from lvagent.agent.networks import Networks
 from lvagent.agent.plug import Plugger
 from lvagent.agent.ports import Domains, Monitors, VolumeFolders
 from lvagent.agent.power import Power
 from lvagent.agent.preview import Preview
 from lvagent.agent.recover import Recovery
+from lvagent.agent.timeline import Timeline
 from lvagent.agent.trace import Trace, Watch
 from lvagent.agent.vms import Vms, restart_needed
 from lvagent.errors import Conflict, LvagentError, NotFound, Unavailable
+from lvagent.host import files
 from lvagent.render.domain import DomainOptions
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.status import (
@@ -33,6 +36,7 @@ from lvagent.spec.status import (
     PutResult,
     Readiness,
     SubnetView,
+    TimelineEntry,
     VmStatus,
     VpcView,
 )
@@ -52,6 +56,7 @@ class Parts:
     networks: Networks
     options: DomainOptions
     boot_id: str
+    timeline: Timeline
 
 
 class Agent:
@@ -70,7 +75,10 @@ class Agent:
         self._recovery = Recovery(
             parts.index, self._locks, parts.domains, parts.volumes, parts.networks, self._vms, parts.boot_id
         )
-        self.plugger = Plugger(parts.index, parts.networks, parts.volumes, self._beside)
+        self.plugger = Plugger(parts.index, parts.networks, parts.volumes, self._beside, parts.timeline)
+        self._timeline = parts.timeline
+        self._lookout = Lookout(parts.networks, parts.timeline)
+        self._index.watch = parts.timeline.changed
         self._swept = threading.Event()
         self._sweeping = threading.Lock()
         self._trouble = "the first sweep is not done"
@@ -90,7 +98,8 @@ class Agent:
             if confined:
                 self._confine(spec, entry)
             if entry is None:
-                self._vms.create(spec, trace)
+                with self._timeline.operation(spec.id, "create", trace, spec.vpcs):
+                    self._vms.create(spec, trace)
                 return self._result(Outcome.CREATED, spec.id)
             if entry.phase is Phase.DELETING:
                 raise Conflict(
@@ -101,7 +110,8 @@ class Agent:
             if create_only and entry.spec != spec:
                 raise Conflict(f"{spec.id} exists with another spec", path="id", other=spec.id, hint="PUT changes it")
             self._vms.confirm(spec.id)
-            self._vms.change(entry, spec, trace)
+            with self._timeline.operation(spec.id, "change", trace):
+                self._vms.change(entry, spec, trace)
             return self._result(Outcome.CHANGED, spec.id)
 
     def _confine(self, spec: VmConfig, entry: Entry | None) -> None:
@@ -126,7 +136,9 @@ class Agent:
         with self._locks.hold(vm):
             entry = self._entry(vm)
             self._vms.confirm(vm)
-            self._vms.delete(entry, Trace(watch), grace=grace, volumes=volumes)
+            trace = Trace(watch)
+            with self._timeline.operation(vm, "delete", trace):
+                self._vms.delete(entry, trace, grace=grace, volumes=volumes)
 
     def power(self, vm: str, action: Action) -> VmStatus:
         """Start, shutdown, stop, reboot, reset, pause or resume."""
@@ -136,7 +148,9 @@ class Agent:
             if entry.phase is Phase.DELETING:
                 raise Conflict(f"{vm} is being deleted", other=vm)
             self._vms.confirm(vm)
-            self._power.act(entry, action, Trace())
+            trace = Trace()
+            with self._timeline.operation(vm, action, trace):
+                self._power.act(entry, action, trace)
             return self._status(self._entry(vm))
 
     # what is told
@@ -176,12 +190,20 @@ class Agent:
     def console_log(self, vm: str, tail: int) -> bytes:
         """The last ``tail`` bytes of what the guest wrote to its serial console; empty if it wrote nothing."""
         self._entry(vm)
-        try:
-            with Path(self._parts.options.console_log(vm)).open("rb") as file:
-                file.seek(max(0, file.seek(0, 2) - tail))
-                return file.read(tail)
-        except FileNotFoundError:
-            return b""
+        return files.tail(Path(self._parts.options.console_log(vm)), tail)
+
+    def timeline(self, vm: str) -> Sequence[TimelineEntry]:
+        """What happened to a VM, oldest first; also to one that is gone.
+
+        :raise NotFound: nothing is known of it.
+        """
+        entry = self._index.get(vm)
+        if entry is not None and self._swept.is_set():
+            self._lookout.look([entry])
+        found = self._timeline.entries(vm)
+        if not found and entry is None:
+            raise NotFound("vm", vm)
+        return found
 
     # qemu's monitors
 
@@ -268,7 +290,15 @@ class Agent:
                 self._trouble = "the sweep failed, see the log"
                 return False
             self._swept.set()
+            self._look_out()
             return True
+
+    def _look_out(self) -> None:
+        entries = self._index.all()
+        there = [entry.spec.id for entry in entries]
+        self._lookout.look(entries)
+        self._lookout.forget(there)
+        self._timeline.tidy(there)
 
     def observe(self, vm: str) -> None:
         """Look at one VM in libvirt, for something happened to it."""
@@ -294,3 +324,4 @@ class Agent:
         self._networks.close()
         self._parts.monitors.close()
         self._domains.close()
+        self._timeline.close()

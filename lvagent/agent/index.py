@@ -73,6 +73,11 @@ class Index:
         self._wishes = Claims()
         self._applied = Claims()
         self._former = Claims()
+        self.watch: Callable[[str, Entry | None, Entry | None], None] = lambda _vm, _before, _after: None
+        """Called with each entry before and after it was changed, added (before None) or dropped (after None).
+
+        The index is held meanwhile: it must not wait.
+        """
         self.stale_since: float | None = None
         self.loaded = False  # whether libvirt has been read once, so that members are all the members
 
@@ -155,7 +160,9 @@ class Index:
 
     def _put(self, entry: Entry) -> None:
         vm = entry.spec.id
+        before = self._entries.get(vm)
         self._entries[vm] = entry
+        self.watch(vm, before, entry)
         self._wishes.drop(vm)
         self._wishes.add(entry.spec, entry.below or ())
         self._applied.drop(vm)
@@ -168,7 +175,9 @@ class Index:
     def drop(self, vm: str) -> None:
         """Forget a VM."""
         with self._lock:
-            if self._entries.pop(vm, None) is not None:
+            gone = self._entries.pop(vm, None)
+            if gone is not None:
+                self.watch(vm, gone, None)
                 for claims in (self._wishes, self._applied, self._former):
                     claims.drop(vm)
 

@@ -15,6 +15,7 @@ from lvagent.spec.status import (
     PutResult,
     Readiness,
     SubnetView,
+    TimelineEntry,
     VmStatus,
     VpcView,
 )
@@ -59,6 +60,9 @@ class Agent(Protocol):
 
     def console_log(self, vm: str, tail: int) -> bytes:
         """The last ``tail`` bytes of what the guest wrote to its serial console."""
+
+    def timeline(self, vm: str) -> Sequence[TimelineEntry]:
+        """What happened to a VM, there or gone, oldest first."""
 
     def qmp(self, vm: str, command: Qmp) -> object:
         """What qemu returned to a QMP command."""

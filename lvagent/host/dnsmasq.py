@@ -69,6 +69,13 @@ class DhcpServer:
         """The lease file of the VPC's dnsmasq; None if there is none."""
         return _text(self._folder(vpc) / "leases")
 
+    def leased(self, vpc: str) -> dict[str, float]:
+        """When each address of the VPC was leased last (Unix time, exact to the second): first, or again."""
+        lines = (line.split(" ") for line in (self.lease_file(vpc) or "").splitlines())
+        found = ((texts.canonical(line[2]), line[0]) for line in lines if len(line) >= 4)
+        lasts = max(self._lease, texts.MIN_LEASE)
+        return {address: float(int(expiry) - lasts) for address, expiry in found if address and expiry.isdigit()}
+
     def renew(self, vpc: str) -> None:
         """Start the VPC's dnsmasq anew with what it was told, so that it has a lease file with no leases but its own.
 

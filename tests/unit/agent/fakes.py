@@ -6,7 +6,8 @@ exists, as one value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lxml import etree
 from lvagent.agent.core import Agent, Parts
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
+from lvagent.agent.timeline import Timeline
 from lvagent.errors import HostError, NotFound, SpecError
 from lvagent.host.libvirt import DomainRecord, DomainState
 from lvagent.host.nft_read import Counted
@@ -311,6 +313,7 @@ class FakeDhcp:
         self._breaker = breaker
         self.served: dict[str, Dhcp] = {}
         self.forgotten: list[tuple[str, str]] = []
+        self.leases: dict[str, float] = {}
 
     def observe(self, vpc: str) -> Dhcp | None:
         return self.served.get(vpc)
@@ -318,6 +321,9 @@ class FakeDhcp:
     def ensure(self, wanted: Dhcp) -> None:
         self._breaker.step("ensure Dhcp")
         self.served[wanted.vpc] = wanted
+
+    def leased(self, vpc: str) -> dict[str, float]:
+        return dict(self.leases) if vpc in self.served else {}
 
     def forget(self, vpc: str, vm: str) -> None:
         self.forgotten.append((vpc, vm))
@@ -337,6 +343,10 @@ class FakeMetadata:
         self._breaker = breaker
         self.served: dict[str, Metadata] = {}
         self.started = False
+        self.requests: dict[str, tuple[int, int]] = {}
+
+    def asked(self, vpc: str) -> dict[str, tuple[int, int]]:
+        return dict(self.requests) if vpc in self.served else {}
 
     def ready(self) -> None:
         self.started = True
@@ -359,6 +369,22 @@ class FakeMetadata:
         return dict.fromkeys(self.served, 1)
 
 
+class FakePages:
+    """Timelines in memory, as JSON has them."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, list[str]] = {}
+
+    def append(self, vm: str, line: Mapping[str, object]) -> None:
+        self.lines.setdefault(vm, []).append(json.dumps(line))
+
+    def read(self, vm: str) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.lines.get(vm, [])]
+
+    def tidy(self, there: Iterable[str]) -> None:
+        self.lines = dict(self.lines)
+
+
 POLICY = Policy(
     fabric="lvfabric", underlay_mtu=1500, local="192.0.2.10", port=4789, domain="vpc.internal", forwarders=(),
     ruleset="r1",
@@ -377,13 +403,16 @@ class FakeHost:
         self.dhcp = FakeDhcp(self.breaker)
         self.metadata = FakeMetadata(self.breaker)
         self.domains.ended = self.wires.unplug
+        self.pages = FakePages()
+        self.console = b""
         self._locks = locks
 
     def agent(self, *, boot_id: str = "boot-1", sweep: bool = True) -> Agent:
         index = Index()
         networks = Networks(index, self.wires, self.dhcp, self.metadata, POLICY, self._locks)
         options = DomainOptions(accel="qemu", emulator="/usr/bin/qemu-system-x86_64")
-        made = Agent(Parts(index, self.domains, self.monitors, self.volumes, networks, options, boot_id))
+        timeline = Timeline(self.pages, lambda _vm, count: self.console[-count:])
+        made = Agent(Parts(index, self.domains, self.monitors, self.volumes, networks, options, boot_id, timeline))
         self.domains.hook = lambda vm, xml: made.plugger.start(vm, xml, lambda: True)
         if sweep:
             assert made.sweep()

@@ -25,6 +25,7 @@ from lvagent.spec.status import (
     RuleView,
     State,
     SubnetView,
+    TimelineEntry,
     VmStatus,
     VpcView,
 )
@@ -81,6 +82,7 @@ class FakeAgent:
         self.ready = True
         self.console = b"login: "
         self.files: set[str] = set()
+        self.told: dict[str, tuple[TimelineEntry, ...]] = {}
 
     def _enter(self, what: str, vm: str) -> None:
         with self._lock:
@@ -239,6 +241,12 @@ class FakeAgent:
 
     def images(self) -> Sequence[ImageView]:
         return (ImageView("debian", 2 << 30, 400 << 20), ImageView("tiny", 64 << 20, 21 << 20))
+
+    def timeline(self, vm: str) -> Sequence[TimelineEntry]:
+        found = self.told.get(vm, ())
+        if not found:
+            self.vm(vm)
+        return found
 
     def sweep(self) -> bool:
         self._enter("sweep", "")

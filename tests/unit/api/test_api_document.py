@@ -106,6 +106,7 @@ def walk(client: FlaskClient) -> list[tuple[str, str, TestResponse]]:
         ("GET", "/v1/vpcs/{name}", client.get("/v1/vpcs/vpc-aaaaaaaaaa")),
         ("GET", "/v1/subnets/{name}", client.get("/v1/subnets/subnet-aaaaaaaaaa")),
         ("POST", "/v1/plan", client.post("/v1/plan", json=full(9))),
+        ("GET", "/v1/vms/{id}/timeline", client.get(f"{vm1}/timeline")),
         ("POST", "/v1/sweep", client.post("/v1/sweep")),
         *(("GET", path, client.get(path)) for path in plain),
         ("DELETE", "/v1/vms/{id}", client.delete("/v1/vms/i-0000000003?volumes=delete&grace=0.5")),
