@@ -281,6 +281,8 @@ class Agent:
         with self._sweeping:
             try:
                 self._recovery.sweep()
+                self._swept.set()
+                self._look_out()
             except LvagentError as error:
                 self._trouble = str(error)
                 log.warning("sweep: %s", error)
@@ -289,8 +291,6 @@ class Agent:
                 log.exception("sweep")
                 self._trouble = "the sweep failed, see the log"
                 return False
-            self._swept.set()
-            self._look_out()
             return True
 
     def _look_out(self) -> None:

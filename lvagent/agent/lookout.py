@@ -76,7 +76,7 @@ class Lookout:
             return
         first = (vm, address) not in self._leases
         self._leases[vm, address] = at
-        known = self._timeline.entries(vm) if first else ()
+        known = self._timeline.written(vm) if first else ()
         if not any(one.kind == "dhcp" and one.at == at and one.detail.get("address") == address for one in known):
             self._timeline.record(vm, "dhcp", {"address": address}, at=granted)
 
@@ -100,7 +100,7 @@ class Lookout:
 
     def _known(self, vm: str, kind: str, length: int) -> Counts:
         """What an agent before this one had told of already."""
-        told = [one.detail.get("all") for one in self._timeline.entries(vm) if one.kind == kind]
+        told = [one.detail.get("all") for one in self._timeline.written(vm) if one.kind == kind]
         last = told[-1] if told else None
         if isinstance(last, list) and len(last) == length and all(isinstance(one, int) for one in last):
             return tuple(last)

@@ -39,13 +39,6 @@ class Recorder(Protocol):
     def record(self, vm: str, kind: str, detail: Detail) -> None: ...
 
 
-class Unrecorded:
-    """A recorder for where there is none."""
-
-    def record(self, vm: str, kind: str, detail: Detail) -> None:
-        """Nothing."""
-
-
 class Pages(Protocol):
     """Where timelines are kept (``host.timelines.TimelineFiles``)."""
 
@@ -101,8 +94,10 @@ class Timeline:
             self._vpcs[vm] = tuple(vpcs)
         try:
             yield
-        except LvagentError as error:
-            told = {"error": str(error), "hint": error.hint, "phase": error.phase, "type": error.kind}
+        except BaseException as error:
+            told = {"error": "a defect; the agent's log says more"}
+            if isinstance(error, LvagentError):
+                told = {"error": str(error), "hint": error.hint, "phase": error.phase, "type": error.kind}
             self.record(vm, "operation", {"what": what, "outcome": "failed", **told, "ms": _ms(trace.phases)})
             raise
         self.record(vm, "operation", {"what": what, "outcome": "done", "ms": _ms(trace.phases)})
@@ -157,6 +152,10 @@ class Timeline:
     def entries(self, vm: str) -> tuple[TimelineEntry, ...]:
         """All that is known of a VM, there or gone, oldest first; what was recorded until now is in it."""
         self.flush()
+        return self.written(vm)
+
+    def written(self, vm: str) -> tuple[TimelineEntry, ...]:
+        """As ``entries``, but for what is not written yet: for who must not wait."""
         found = sorted(self._pages.read(vm), key=_at)
         return tuple(entry for line in found if (entry := _entry(line)) is not None)
 

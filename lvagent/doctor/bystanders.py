@@ -64,7 +64,8 @@ def bridged(filters: RootFilter, calls: Mapping[str, int], fabric: str) -> Itera
     """
     seen = [family for name, family in (("iptables", "ip"), ("ip6tables", "ip6")) if calls.get(name)]
     families = (*seen, "inet", "bridge") if seen else ("bridge",)
-    found = [_named(filters, chain, how) for chain, how in culprits(filters, "forward", families)]
+    dropping = [one for one in culprits(filters, "forward", families) if fabric or not _lets_ours(filters, one[0])]
+    found = [_named(filters, chain, how) for chain, how in dropping]
     for text in found:
         if fabric:
             meaning = f"tenants do not meet it: their bridges are in {fabric} and their VPCs. Other bridges here do"
@@ -78,6 +79,12 @@ def bridged(filters: RootFilter, calls: Mapping[str, int], fabric: str) -> Itera
         tables = ", ".join(filters.legacy)
         text = f"iptables-legacy has tables too ({tables}), and nft does not show them"
         yield warned("bridged traffic", text, "look: iptables-legacy -S")
+
+
+def _lets_ours(filters: RootFilter, chain: Chain) -> bool:
+    """Whether a chain accepts what crosses the bridges of VNIs."""
+    rules = [rule for one in filters.reached(chain) for rule in one.rules if "accept" in rule.verdicts]
+    return any(name.startswith("lvb") for rule in rules for name in rule.links)
 
 
 def underlay(filters: RootFilter, port: int, *, segments: int) -> Iterator[Finding]:

@@ -49,7 +49,7 @@ class Repair:
             case Kind.LEASES:
                 return f"restart the dnsmasq of {self.target}"
             case Kind.PORT:
-                return f"plug the port {self.target} of {self.owner} again"
+                return f"tell the bridge again that {self.owner} is at the port {self.target}"
             case Kind.FOLDER:
                 return f"make {self.target} a folder of root with mode {self.value:04o}"
             case Kind.HOOK:

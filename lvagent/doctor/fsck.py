@@ -128,13 +128,32 @@ def _vpc(site: Site, vpc: str, there: VpcFacts) -> Iterator[Finding]:
     if there.trouble:
         yield unknown(vpc, there.trouble)
         return
-    members = [spec for spec in site.specs if vpc in spec.vpcs]
-    yield from _resources(site, vpc, members, there)
+    wish = _Wish(site, vpc)
+    yield from _resources(site, wish, there)
     yield from _ports(site, vpc, there)
     for name, (value, right) in there.sysctls.items():
         yield _sysctl(vpc, name, value, right)
-    yield from _dhcp(site, vpc, members, there)
-    yield from _metadata(site, vpc, members, there)
+    yield from _dhcp(wish, there)
+    yield from _metadata(wish, there)
+
+
+class _Wish:
+    """What a VPC's VMs call for: by those that are settled (``must``), and by all (``may``).
+
+    A VM that is being made or deleted has its part or not yet, or no more; both is fine.
+    """
+
+    def __init__(self, site: Site, vpc: str) -> None:
+        self.vpc = vpc
+        self.policy = site.policy
+        inside = [one for one in site.domains if one.spec is not None and vpc in one.spec.vpcs]
+        self.may = [one.spec for one in inside if one.spec is not None]
+        self.must = [one.spec for one in inside if one.spec is not None and not one.stage]
+
+    @property
+    def either(self) -> tuple[Sequence[VmConfig], Sequence[VmConfig]]:
+        """Both sets of members."""
+        return self.must, self.may
 
 
 def _sysctl(space: str, name: str, value: str, right: int) -> Finding:
@@ -142,15 +161,16 @@ def _sysctl(space: str, name: str, value: str, right: int) -> Finding:
     return failed(space, text, "", Repair(Kind.SYSCTL, name, space, right) if value else None)
 
 
-def _resources(site: Site, vpc: str, members: Sequence[VmConfig], there: VpcFacts) -> Iterator[Finding]:
-    steps = diff.subtract(wanted.network(vpc, members, site.policy), there.there)
+def _resources(site: Site, wish: _Wish, there: VpcFacts) -> Iterator[Finding]:
+    must, may = (wanted.network(wish.vpc, members, wish.policy) for members in wish.either)
+    fine = {diff.identity(one) for one in may & there.there}
     known = {diff.identity(one) for one in there.there}
-    for one in steps.ensure:
-        how = "not as it should be" if diff.identity(one) in known else "missing"
-        yield failed(vpc, f"{how}: {diff.describe(one)}", "", SWEEP)
-    if site.readable:
-        for one in steps.remove:
-            yield failed(vpc, f"nobody wants it: {diff.describe(one)}", "", SWEEP)
+    for one in diff.subtract(must, there.there).ensure:
+        if diff.identity(one) not in fine:
+            how = "not as it should be" if diff.identity(one) in known else "missing"
+            yield failed(wish.vpc, f"{how}: {diff.describe(one)}", "", SWEEP)
+    for one in diff.subtract(may, there.there).remove if site.readable else ():
+        yield failed(wish.vpc, f"nobody wants it: {diff.describe(one)}", "", SWEEP)
 
 
 def _ports(site: Site, vpc: str, there: VpcFacts) -> Iterator[Finding]:
@@ -172,20 +192,22 @@ def _ports(site: Site, vpc: str, there: VpcFacts) -> Iterator[Finding]:
         yield failed(vpc, text, "whose is it? virsh list, ps; the VPC stays until it is gone")
 
 
-def _dhcp(site: Site, vpc: str, members: Sequence[VmConfig], there: VpcFacts) -> Iterator[Finding]:
-    wish = wanted.dhcp(vpc, members, site.policy)
-    if wish is None:
+def _dhcp(wish: _Wish, there: VpcFacts) -> Iterator[Finding]:
+    vpc = wish.vpc
+    must, may = (wanted.dhcp(vpc, members, wish.policy) for members in wish.either)
+    if may is None:
         if there.dhcp_alive or there.dhcp is not None:
             yield failed(vpc, "a dnsmasq runs for it, and no VM is in it", "", SWEEP)
+    elif must is None:
         return
-    if not there.dhcp_alive:
+    elif not there.dhcp_alive:
         yield failed(vpc, "its dnsmasq does not run: no DHCP, DNS, router advertisements", "", SWEEP)
-    elif there.dhcp != wish:
-        yield failed(vpc, f"its dnsmasq serves other than the specs say: {_difference(wish, there.dhcp)}", "", SWEEP)
+    elif there.dhcp not in (must, may):
+        yield failed(vpc, f"its dnsmasq serves other than the specs say: {_difference(must, there.dhcp)}", "", SWEEP)
     elif there.leases is None:
         yield failed(vpc, "the lease file of its dnsmasq is gone", "", Repair(Kind.LEASES, vpc))
     else:
-        reserved = {address for host in wish.hosts for address in (host.ipv4, host.ipv6)}
+        reserved = {address for host in may.hosts for address in (host.ipv4, host.ipv6)}
         for address in sorted(there.leases - reserved):
             yield warned(vpc, f"a lease of {address} is kept, which is no VM's", "", Repair(Kind.LEASES, vpc))
 
@@ -197,14 +219,17 @@ def _difference(wish: Dhcp, there: Dhcp | None) -> str:
     return ", ".join(dict.fromkeys(hosts)) or "its subnets or settings"
 
 
-def _metadata(site: Site, vpc: str, members: Sequence[VmConfig], there: VpcFacts) -> Iterator[Finding]:
-    wish = wanted.metadata(vpc, members, site.policy)
-    if wish is None:
+def _metadata(wish: _Wish, there: VpcFacts) -> Iterator[Finding]:
+    vpc = wish.vpc
+    must, may = (wanted.metadata(vpc, members, wish.policy) for members in wish.either)
+    if may is None:
         if there.metadata is not None:
             yield failed(vpc, "metadata is served in it, and no VM is in it", "", SWEEP)
+    elif must is None:
+        return
     elif there.metadata is None:
         yield failed(vpc, "no metadata is served in it: guests get no keys", "", SWEEP)
-    elif there.metadata != imds.digest(wish):
+    elif there.metadata not in (imds.digest(must), imds.digest(may)):
         yield failed(vpc, "its metadata is other than the specs say", "", SWEEP)
 
 

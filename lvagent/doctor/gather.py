@@ -11,7 +11,7 @@ from lvagent.api.tls import server_context
 from lvagent.config import Settings
 from lvagent.doctor.machine import Folder, Machine
 from lvagent.errors import LvagentError
-from lvagent.host import certificates, host, survey, survey_libvirt
+from lvagent.host import certificates, host, kernel_filter, survey, survey_libvirt
 from lvagent.host.netspace import Netspace
 from lvagent.host.survey_libvirt import LibvirtFacts
 from lvagent.host.tokens import TokenStore
@@ -31,7 +31,9 @@ def machine(settings: Settings) -> Machine:
         release=survey.kernel(),
         features=survey.features(settings.filter),
         accel=accel,
+        kvm=host.accelerator("auto"),
         bridge_calls=survey.bridge_calls(),
+        bridge_conntrack=kernel_filter.bridge_conntrack(),
         hook=survey.file_facts(path),
         hook_path=str(path),
         hook_text=survey.text_of(path),

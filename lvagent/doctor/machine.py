@@ -37,13 +37,18 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """All facts of a host. A text in place of a value is why it could not be had."""
+    """All facts of a host. A text in place of a value is why it could not be had.
+
+    ``accel``: with what guests run by the settings, and why; ``kvm``: the same by what is found here.
+    """
 
     settings: Settings
     release: str
     features: Mapping[str, str]
     accel: tuple[str, str]
+    kvm: tuple[str, str]
     bridge_calls: Mapping[str, int]
+    bridge_conntrack: bool
     hook: FileFacts
     hook_path: str
     hook_text: str | None
@@ -80,7 +85,9 @@ def _numbers(text: str) -> tuple[int, ...]:
 def accelerator(host: Machine) -> Iterator[Finding]:
     """Whether guests run on the CPU itself."""
     kind, why = host.accel
-    if kind == "kvm":
+    if kind == "kvm" and host.kvm[0] != "kvm":
+        yield failed("accelerator", f"guests.accel is kvm, but: {host.kvm[1]}", "guests.accel = auto, or make KVM work")
+    elif kind == "kvm":
         yield passed("accelerator", why)
     else:
         remedy = "guests run some ten times slower: switch virtualisation on in the firmware, or nested in the host"
@@ -106,7 +113,8 @@ def bridge_netfilter(host: Machine) -> Iterator[Finding]:
         yield warned("br_netfilter", "is not loaded", "modprobe br_netfilter; the agent does it when it starts")
         return
     text = ", ".join(f"{name} {value}" for name, value in host.bridge_calls.items())
-    yield passed("br_netfilter", f"is loaded; bridge-nf-call in root: {text}")
+    has = "has" if host.bridge_conntrack else "lacks"
+    yield passed("br_netfilter", f"is loaded ({text} in root); the kernel {has} bridge conntrack, which is not used")
 
 
 def hook(host: Machine) -> Iterator[Finding]:

@@ -6,27 +6,22 @@ sweep: the running agent's, or, if none runs, one of an agent made for it, which
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lvagent import install, main
 from lvagent.agent.locks import VpcLocks
-from lvagent.agent.policy import locks_folder, policy
+from lvagent.agent.policy import locks_folder
 from lvagent.config import Settings
 from lvagent.doctor.findings import Kind, Repair
 from lvagent.doctor.fsck import OURS, Site
 from lvagent.errors import HostError, LvagentError
-from lvagent.host import bridge_netfilter, files, links, netns, sysctl
+from lvagent.host import bridge_netfilter, files, links, netns, survey, sysctl
 from lvagent.host.dnsmasq import DhcpServer
 from lvagent.host.netspace import Netspace, translated
-from lvagent.host.network import Network
-from lvagent.plan import firewall, wanted
-from lvagent.plan.resources import Firewall, PortFilter
 from lvagent.spec import names
-
-log = logging.getLogger(__name__)
 
 AskAgent = Callable[[], bool]
 """Has the running agent sweep; False: none runs."""
@@ -66,39 +61,36 @@ class Repairer:
                 _mend(Path(repair.target), repair.value)
             case Kind.HOOK:
                 install.put(Path(repair.target), install.hook_text(self._settings), mode=0o755)
+                _own(Path(repair.target), 0o755, 0)
 
     def _path(self, space: str) -> str:
         return f"{self._settings.paths.netns}/{space}" if space else ""
 
     def _remove_link(self, space: str, name: str) -> None:
         """Delete a link outside of VPCs, if it still bears our mark."""
-        with translated(name, "remove"):
-            there = Netspace(self._path(space))
-            try:
-                found = there.find([name]).get(name)
-                if found is not None and found.group == names.LINK_GROUP and name.startswith(OURS):
-                    there.send([links.delete(name)])
-            finally:
-                there.close()
+        with translated(name, "remove"), opened(self._path(space)) as there:
+            found = there.find([name]).get(name)
+            if found is not None and found.group == names.LINK_GROUP and name.startswith(OURS):
+                there.send([links.delete(name)])
 
     def _set(self, space: str, name: str, value: int) -> None:
+        """Set a sysctl of a namespace of ours, and those that change with it (ip_forward puts others back)."""
+        table = sysctl.FABRIC if space == self._settings.fabric.netns else sysctl.VPC
+        path = self._path(space)
         with translated(space, f"set net/{name} in"):
-            netns.inside(self._path(space), lambda: sysctl.write({name: value}))
+            netns.inside(path, lambda: sysctl.write({name: value}))
+            wrong = survey.wrong_sysctls(path, table)
+            there = {one: right for one, (found, right) in wrong.items() if found}
+            netns.inside(path, lambda: sysctl.write(there))
 
     def _plug(self, vm: str, tap: str) -> None:
-        spec = next((one for one in self._site.specs if one.id == vm), None) if self._site else None
-        nics = [nic for nic in spec.networks if names.tap(vm, nic.position) == tap] if spec else []
-        network = Network(self._settings)
-        try:
-            for nic in nics:
-                assert spec is not None
-                place = wanted.plug(spec, nic, policy(self._settings))
-                wall = firewall.firewall(nic.netname, spec)
-                bound: list[PortFilter | Firewall] = [wanted.port_filter(spec, nic), wall]
-                with self._locks.wires(nic.netname):
-                    network.plug(bound, place)
-        finally:
-            network.close()
+        """Tell the bridge again which MAC is at a port; its filter and its place are not touched."""
+        specs = self._site.specs if self._site else ()
+        nics = [nic for spec in specs if spec.id == vm for nic in spec.networks]
+        for nic in nics:
+            if names.tap(vm, nic.position) == tap:
+                with self._locks.wires(nic.netname), translated(tap, "plug"), opened(self._path(nic.netname)) as there:
+                    there.send([links.forward(link, nic.mac) for link in there.find([tap]).values()])
 
     def _sweep(self) -> None:
         if self._ask():
@@ -114,20 +106,34 @@ class Repairer:
                 agent.close()
 
 
-def _mend(folder: Path, mode: int) -> None:
-    """Make a folder root's, with its mode; a link is not followed."""
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[Netspace]:
+    """A namespace, open for a while."""
+    space = Netspace(path)
     try:
-        if not os.path.lexists(folder):
-            files.folder(folder, mode)
-            return
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        yield space
+    finally:
+        space.close()
+
+
+def _mend(folder: Path, mode: int) -> None:
+    """Make a folder that is not there; one that is becomes root's, with its mode."""
+    if os.path.lexists(folder):
+        _own(folder, mode, os.O_DIRECTORY)
+        return
+    with translated(str(folder), "make"):
+        files.folder(folder, mode)
+
+
+def _own(path: Path, mode: int, kind: int) -> None:
+    """Make a file or folder root's, with a mode; a link is not followed."""
+    with translated(str(path), "mend"):
+        descriptor = os.open(path, os.O_RDONLY | kind | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             os.fchown(descriptor, 0, 0)
             os.fchmod(descriptor, mode)
         finally:
             os.close(descriptor)
-    except OSError as error:
-        raise HostError(str(folder), "mend", error.strerror or str(error)) from error
 
 
 def told(error: LvagentError) -> str:

@@ -26,11 +26,13 @@ LEGACY = ("/proc/net/ip_tables_names", "/proc/net/ip6_tables_names")
 @dataclass(frozen=True, slots=True)
 class Rule:
     """A rule. ``verdicts``: accept, drop, reject or return; ``jumps``: chains it leads to; ``ports``: UDP ports that it
-    asks for, as pairs (first, last); ``bare``: it asks for nothing; ``opaque``: a part of it cannot be read."""
+    asks for, as pairs (first, last); ``links``: names (or patterns) of links that it asks for; ``bare``: it asks for
+    nothing; ``opaque``: a part of it cannot be read."""
 
     verdicts: frozenset[str]
     jumps: tuple[str, ...]
     ports: tuple[tuple[int, int], ...]
+    links: tuple[str, ...]
     bare: bool
     opaque: bool
 
@@ -124,6 +126,7 @@ def _rule(parts: Sequence[object]) -> Rule:
     verdicts: set[str] = set()
     jumps: list[str] = []
     ports: list[tuple[int, int]] = []
+    links: list[str] = []
     bare, opaque = True, False
     for part in parts:
         if not isinstance(part, dict):
@@ -138,9 +141,10 @@ def _rule(parts: Sequence[object]) -> Rule:
         elif name == "match" and isinstance(value, dict):
             bare = False
             ports += _udp_ports(value)
+            links += _link_names(value)
         elif name not in ("counter", "comment", "log"):
             bare, opaque = False, opaque or name in ("xt", "vmap")
-    return Rule(frozenset(verdicts), tuple(jumps), tuple(ports), bare, opaque)
+    return Rule(frozenset(verdicts), tuple(jumps), tuple(ports), tuple(links), bare, opaque)
 
 
 def _udp_ports(match: Json) -> list[tuple[int, int]]:
@@ -152,6 +156,14 @@ def _udp_ports(match: Json) -> list[tuple[int, int]]:
     right = match.get("right")
     members = _member(right, "set") or right
     return [pair for one in (members if isinstance(members, list) else [members]) for pair in _range(one)]
+
+
+def _link_names(match: Json) -> list[str]:
+    key = _member(_member(match.get("left"), "meta"), "key")
+    if key not in ("iifname", "oifname") or match.get("op") not in ("==", "in"):
+        return []
+    members = _member(match.get("right"), "set") or match.get("right")
+    return [one for one in (members if isinstance(members, list) else [members]) if isinstance(one, str)]
 
 
 def _range(value: object) -> list[tuple[int, int]]:

@@ -118,6 +118,18 @@ BROKEN: dict[str, tuple[Callable[[LabHost], object], str]] = {
         lambda host: host.run(["chmod", "777", VOLUMES]),
         f"{VOLUMES}: has mode 0777: others may write to it",
     ),
+    "the metadata process": (
+        lambda host: host.run(["sh", "-c", "kill -9 $(pgrep -f name=/run/lvagent/metadata.sock)"]),
+        f"{A}: no metadata is served in it",
+    ),
+    "a sysctl of the fabric": (
+        lambda host: host.run(["sysctl", "-qw", "net.ipv4.ip_forward=1"], netns="lvfabric"),
+        "lvfabric: net/ipv4/ip_forward is 1, not 0",
+    ),
+    "the mode of the hook": (
+        lambda host: host.run(["chmod", "644", "/etc/libvirt/hooks/qemu.d/lvagent"]),
+        "hook: /etc/libvirt/hooks/qemu.d/lvagent has mode 0644",
+    ),
     "the hook": (
         lambda host: host.path("/etc/libvirt/hooks/qemu.d/lvagent").unlink(),
         "hook: /etc/libvirt/hooks/qemu.d/lvagent is not there",

@@ -33,6 +33,10 @@ def dport(right: object, protocol: str = "udp") -> dict[str, Any]:
     return {"match": {"op": "==", "left": left, "right": right}}
 
 
+def iifname(name: str) -> dict[str, Any]:
+    return {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": name}}
+
+
 DROP, ACCEPT = {"drop": None}, {"accept": None}
 DOCKER = (
     chain("FORWARD", "forward", "drop"),
@@ -83,6 +87,7 @@ def test_a_culprit_is_named_and_its_meaning_told(
         ((chain("fwd", "forward", "accept"), rule("fwd", dport(22, "tcp"), DROP)), ON),
         ((chain("forward", "forward", "drop", family="bridge", table="lvagent"),), ON),
         ((chain("in", "input", "drop"),), ON),
+        ((*DOCKER, rule("DOCKER-USER", iifname("lvb*"), ACCEPT)), ON),
     ],
 )
 def test_what_does_not_drop_bridged_frames(objects: tuple[dict[str, Any], ...], calls: dict[str, int]) -> None:

@@ -154,6 +154,29 @@ def test_one_disagreement_one_finding(name: str) -> None:
         assert len(wrong(make())) == 1
 
 
+OTHER = dataclasses.replace(
+    SPEC, id="i-0000000002", networks=(dataclasses.replace(NIC, netname=A, mac="02:00:00:00:00:02"),)
+)
+
+
+def test_a_vm_that_is_being_made_or_deleted_has_its_part_or_not() -> None:
+    half = Domain(OTHER.id, OTHER, stage="is being made")
+    before = dataclasses.replace(well(), domains=[*well().domains, half])
+    assert [one.text for one in wrong(before)] == ["is being made"]
+    both = [SPEC, OTHER]
+    metadata = wanted.metadata(A, both, POLICY)
+    assert metadata is not None
+    done = dataclasses.replace(
+        well().vpcs[A],
+        there=wanted.network(A, both, POLICY) | {wanted.plug(SPEC, NIC, POLICY)},
+        dhcp=wanted.dhcp(A, both, POLICY),
+        metadata=imds.digest(metadata),
+    )
+    assert [one.text for one in wrong(dataclasses.replace(before, vpcs={A: done}))] == ["is being made"]
+    alone = Site(POLICY, [half], {A: VpcFacts()})
+    assert [one.text for one in wrong(alone)] == ["is being made"]
+
+
 def test_nothing_is_nobodys_while_a_domain_cannot_be_read() -> None:
     broken = domain(spec=None, trouble="cannot be read")
     links = dataclasses.replace(broken, links=frozenset({("", "lvx9")}))

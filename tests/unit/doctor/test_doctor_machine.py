@@ -23,7 +23,9 @@ WELL = Machine(
     release="6.1.0-30-amd64",
     features={"vxlan": "", "tun": ""},
     accel=("kvm", "KVM: /dev/kvm opens and the CPU has vmx or svm"),
+    kvm=("kvm", "KVM: /dev/kvm opens and the CPU has vmx or svm"),
     bridge_calls={"iptables": 0, "ip6tables": 0},
+    bridge_conntrack=False,
     hook=FileFacts("file", 0o755, 0, NOW - 1000),
     hook_path=HOOK,
     hook_text="# lvagent",
@@ -63,6 +65,7 @@ OTHER_DAEMONS = (*WELL.daemons, Daemon("NetworkManager", 9, NOW))
 
 CASES: dict[str, tuple[dict[str, Any], Level, str, Repair | None]] = {
     "emulation": ({"accel": ("qemu", "software emulation: x")}, Level.WARN, "software emulation", None),
+    "KVM that is not there": ({"kvm": ("qemu", "/dev/kvm cannot be opened")}, Level.FAIL, "cannot be opened", None),
     "old kernel": ({"release": "5.10.0-9-amd64"}, Level.FAIL, "too old", None),
     "no vxlan": ({"features": {"vxlan": "Unknown device type"}}, Level.FAIL, "Unknown device type", None),
     "br_netfilter": ({"bridge_calls": {}}, Level.WARN, "not loaded", None),
