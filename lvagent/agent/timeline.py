@@ -81,6 +81,7 @@ class Timeline:
         self._put(_Note(vm, time.time() if at is None else at, kind, detail, self._vpcs.get(vm, ())))
 
     def _put(self, note: _Note) -> None:
+        """Into the queue, if there is room."""
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(note)
 
@@ -90,23 +91,26 @@ class Timeline:
 
         :param vpcs: those that the VM is in, if it may not be known yet.
         """
-        if vpcs:
-            self._vpcs[vm] = tuple(vpcs)
+        known = tuple(vpcs) or self._vpcs.get(vm, ())
+        self._vpcs[vm] = known
         try:
             yield
         except BaseException as error:
             told = {"error": "a defect; the agent's log says more"}
             if isinstance(error, LvagentError):
                 told = {"error": str(error), "hint": error.hint, "phase": error.phase, "type": error.kind}
-            self.record(vm, "operation", {"what": what, "outcome": "failed", **told, "ms": _ms(trace.phases)})
+            self._end(vm, {"what": what, "outcome": "failed", **told, "ms": _ms(trace.phases)}, known)
             raise
-        self.record(vm, "operation", {"what": what, "outcome": "done", "ms": _ms(trace.phases)})
+        self._end(vm, {"what": what, "outcome": "done", "ms": _ms(trace.phases)}, known)
+
+    def _end(self, vm: str, detail: Detail, known: tuple[str, ...]) -> None:
+        """The end of an operation; after a delete nobody else may know any more in which VPCs it was."""
+        self._put(_Note(vm, time.time(), "operation", detail, self._vpcs.get(vm) or known))
 
     def changed(self, vm: str, before: Entry | None, after: Entry | None) -> None:
         """An entry of the index was added, replaced, or (``after`` None) dropped; see ``Index.watch``."""
         if after is None:
-            if before is not None and before.phase is Phase.LIVE and before.domain is not None:
-                self.record(vm, "undefined", {})
+            self._dropped(vm, before)
             return
         self._vpcs[vm] = tuple(sorted({*after.carried.vpcs, *after.spec.vpcs}))
         there = None if before is None else before.domain
@@ -120,6 +124,17 @@ class Timeline:
             self.record(vm, kind, {"state": str(after.domain.state), "reason": after.domain.reason})
         if after.error and (before is None or before.error != after.error):
             self.record(vm, "error", {"error": after.error})
+
+    def _dropped(self, vm: str, before: Entry | None) -> None:
+        """An entry went: by a delete, because its create never ended, or without us."""
+        if before is None or before.phase is Phase.CREATING:
+            return  # the operation says why
+        if before.phase is Phase.DELETING:
+            self.record(vm, "gone", {"reason": "deleted"})
+        elif before.created is None:
+            self.record(vm, "gone", {"reason": "it was never finished"})
+        elif before.domain is not None:
+            self.record(vm, "undefined", {})
 
     # writing
 

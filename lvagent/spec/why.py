@@ -110,15 +110,20 @@ def failed_operation(case: Case) -> Reason | None:
 
 def gone(case: Case) -> Reason | None:
     """It is not there any more."""
+    entry = case.last("operation", "undefined", "gone")
     if case.status is not None:
         return None
-    entry = case.last("operation", "undefined")
-    if entry is not None and entry["kind"] == "undefined":
-        return Reason(f"libvirt has no such domain: undefined by hand, seen at {entry['at']}", "PUT its spec again")
-    if entry is not None and detail(entry).get("outcome") == "failed":
+    if entry is None:
+        return Reason("it is gone, and nothing tells why")
+    told, at = detail(entry), entry["at"]
+    if told.get("outcome") == "failed":
         return failed_operation(case)
-    if entry is not None and detail(entry).get("what") == "delete":
-        return Reason(f"it was deleted at {entry['at']}")
+    if told.get("what") == "delete" or told.get("reason") == "deleted":
+        return Reason(f"it was deleted at {at}")
+    if entry["kind"] == "gone":
+        return Reason(f"its create was interrupted, and what there was of it was removed at {at}", "PUT it again")
+    if entry["kind"] == "undefined":
+        return Reason(f"libvirt has no such domain: undefined by hand, seen at {at}", "PUT its spec again")
     return Reason("it is gone, and nothing tells why")
 
 

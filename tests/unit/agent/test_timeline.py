@@ -48,7 +48,7 @@ def test_a_life(host: FakeHost) -> None:
     agent.power(VM, Action.STOP)
     agent.delete(VM)
     found = agent.timeline(VM)
-    assert sorted(kinds(found)) == sorted(["plugged", "state", *["operation"] * 3, "state", "operation"])
+    assert sorted(kinds(found)) == sorted(["plugged", "state", *["operation"] * 3, "state", "gone", "operation"])
     told = [one.detail for one in found if one.kind == "operation"]
     assert [(one["what"], one["outcome"]) for one in told] == [
         ("create", "done"),
@@ -131,6 +131,18 @@ def test_a_domain_undefined_by_hand(host: FakeHost) -> None:
     agent.observe(VM)
     assert agent.sweep()
     assert kinds(agent.timeline(VM))[-2:] == ["state", "undefined"]
+
+
+def test_a_create_that_a_crash_interrupted(host: FakeHost) -> None:
+    agent = host.agent()
+    agent.put(spec())
+    agent.power(VM, Action.STOP)
+    domain = host.domains.found[VM]
+    domain.config = domain.config.replace(' created="', ' was="')
+    agent.close()
+    again = host.agent()
+    assert VM not in host.domains.found
+    assert last(again, "gone") == {"reason": "it was never finished"}
 
 
 def test_leases_are_told_once_also_after_a_restart(host: FakeHost) -> None:

@@ -71,6 +71,8 @@ CASES: dict[str, tuple[Json | None, list[Json], str, str]] = {
         "start",
     ),
     "deleted": (None, [*HEARD, done(9, "delete")], f"it was deleted at {at(9)}", ""),
+    "delete taken up": (None, [*HEARD, entry(9, "gone", reason="deleted")], f"it was deleted at {at(9)}", ""),
+    "create given up": (None, [entry(9, "gone", reason="it was never finished")], "its create was interrupted", "PUT"),
     "gone by hand": (None, [*HEARD, entry(9, "undefined")], f"undefined by hand, seen at {at(9)}", "PUT"),
     "undefined": ({"state": "failed", "reason": ""}, [*HEARD, entry(9, "undefined")], "undefined by hand", "DELETE"),
     "pending": ({"state": "pending"}, [], "it is being made", "in a moment"),
