@@ -63,6 +63,12 @@ def dnsmasq_pid(host: LabHost) -> str:
     return host.path(f"/run/lvagent/dnsmasq/{A}/pid").read_text().strip()
 
 
+def metadata_pid(host: LabHost) -> str:
+    arguments = {path.parent.name: path.read_bytes().split(b"\0") for path in host.path("/proc").glob("[0-9]*/cmdline")}
+    (pid,) = (pid for pid, argv in arguments.items() if b"--name=/run/lvagent/metadata.sock" in argv)
+    return pid
+
+
 BROKEN: dict[str, tuple[Callable[[LabHost], object], str]] = {
     "the filter of a VPC": (in_vpc("nft", "flush", "ruleset"), f"{A}: missing: filter of port {TAP}"),
     "a dnsmasq": (lambda host: host.run(["kill", "-9", dnsmasq_pid(host)]), f"{A}: its dnsmasq does not run"),
@@ -119,7 +125,7 @@ BROKEN: dict[str, tuple[Callable[[LabHost], object], str]] = {
         f"{VOLUMES}: has mode 0777: others may write to it",
     ),
     "the metadata process": (
-        lambda host: host.run(["sh", "-c", "kill -9 $(pgrep -f name=/run/lvagent/metadata.sock)"]),
+        lambda host: host.run(["kill", "-9", metadata_pid(host)]),
         f"{A}: no metadata is served in it",
     ),
     "a sysctl of the fabric": (
