@@ -15,6 +15,7 @@ COMMANDS = {
     "vpc": ("lvagent.commands.network:vpc", "List and show VPCs."),
     "subnet": ("lvagent.commands.network:subnet", "List and show subnets."),
     "plan": ("lvagent.commands.plan:plan", "Show what making a VM would do; touches nothing."),
+    "events": ("lvagent.commands.events:events", "Show what happens to VMs, as it happens."),
     "image": ("lvagent.commands.image:group", "Build and list the images volumes are made from."),
     "token": ("lvagent.commands.token:group", "Make, list and revoke tokens for the API over TCP."),
     "audit": ("lvagent.commands.audit:audit", "Show who changed what over the API."),

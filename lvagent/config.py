@@ -48,7 +48,8 @@ class Api:
     goes on is answered with 202. ``slow``: seconds within which a request must have arrived. ``tls_*``: PEM files; with
     ``tls_client_ca`` clients must show a certificate. ``hosts``: names that TCP clients may use for this host.
     ``origins``: of web pages that may call. ``address_connections``: open at once from one address. ``audit_mb``,
-    ``audit_keep``: size of the audit log in MiB, and how many old ones are kept.
+    ``audit_keep``: size of the audit log in MiB, and how many old ones are kept. ``streams``: event streams at once on
+    each of the two, at most; each holds one of its threads, so never more than half of them.
     """
 
     socket: str = ""
@@ -68,6 +69,7 @@ class Api:
     address_connections: int = 32
     audit_mb: int = 16
     audit_keep: int = 4
+    streams: int = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +324,7 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "api.address_connections": _between(1, 10_000),
     "api.audit_mb": _between(1, 10_000),
     "api.audit_keep": _between(0, 100),
+    "api.streams": _between(1, 500),
     "libvirt.starts": _between(1, 100),
     "libvirt.monitor": _between(1, 600),
     "fabric.netns": _form(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?", "a name without slashes, or empty"),

@@ -22,7 +22,9 @@ from pathlib import Path
 from lvagent.agent.core import Agent, Parts
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
+from lvagent.agent.news import News
 from lvagent.agent.policy import domain_options, locks_folder, policy
+from lvagent.agent.tidings import Reporter
 from lvagent.agent.timeline import Timeline
 from lvagent.api.app import create_app
 from lvagent.api.doors import TokenDoor
@@ -42,6 +44,7 @@ from lvagent.host.timelines import TimelineFiles
 from lvagent.host.tokens import TokenStore
 from lvagent.host.volumes import VolumeStore
 from lvagent.observe.events import LibvirtEvents, run_event_loop
+from lvagent.observe.intake import Intake
 from lvagent.render.domain import DomainOptions
 from lvagent.render.unit import CAPABILITIES
 
@@ -53,7 +56,8 @@ OPEN_FILES = 262_144
 
 def build(settings: Settings) -> Agent:
     """An agent of all its real parts; nothing is touched yet."""
-    index = Index()
+    news = News(lambda vm: index.vpcs_of(vm))
+    index = Index(Reporter(news))
     options = domain_options(settings)
     networks = Networks(
         index,
@@ -72,7 +76,9 @@ def build(settings: Settings) -> Agent:
             networks=networks,
             options=options,
             boot_id=host.boot_id(),
+            news=news,
             timeline=_timeline(settings, options),
+            going_down=host.going_down,
         )
     )
 
@@ -132,23 +138,30 @@ STOP = "."
 @contextlib.contextmanager
 def _serving(agent: Agent, settings: Settings) -> Iterator[queue.SimpleQueue[str]]:
     names: queue.SimpleQueue[str] = queue.SimpleQueue()
+    intake = Intake()
     hooks = HookServer(Path(settings.hook_socket), agent.plugger)
     api = _api(agent, settings)
-    events = LibvirtEvents(settings.libvirt.uri, names)
+    events = LibvirtEvents(settings.libvirt.uri, intake)
     worker = threading.Thread(target=_watch, args=(agent, names, settings.sweep.interval), name="sweep")
+    witness = threading.Thread(target=_witness, args=(agent, intake, names), name="witness")
     hooks.start()
     try:
         api.start()
         worker.start()
+        witness.start()
+        agent.start()
         events.start()
         yield names
     finally:
         names.put(STOP)
+        agent.news.close()
         events.stop()
+        intake.close()
         api.stop()
         hooks.stop()
-        if worker.is_alive():
-            worker.join()
+        for thread in (worker, witness):
+            if thread.is_alive():
+                thread.join()
         agent.close()
 
 
@@ -159,13 +172,21 @@ def _api(agent: Agent, settings: Settings) -> ApiServer:
     """
     state = Path(settings.paths.state)
     audit = AuditLog(state, size=settings.api.audit_mb << 20, keep=settings.api.audit_keep)
-    operations = Operations(most=settings.api.operations)
+    operations = Operations(most=settings.api.operations, told=agent.news.tell)
     app = create_app(agent, settings, operations, audit=audit)
     if not settings.api.listen:
         return ApiServer(app, settings)
     door = TokenDoor(settings.api, TokenStore(state))
     log.info("the API is also on %s, for bearers of tokens", settings.api.listen)
     return ApiServer(app, settings, create_app(agent, settings, operations, door=door, audit=audit))
+
+
+def _witness(agent: Agent, intake: Intake, names: queue.SimpleQueue[str]) -> None:
+    """Tell the agent what libvirt tells; where something may have been missed, have everything looked at."""
+    while (batch := intake.take()) is not None:
+        if batch.resync:
+            names.put("")
+        agent.happened(batch)
 
 
 def _watch(agent: Agent, names: queue.SimpleQueue[str], interval: float) -> None:

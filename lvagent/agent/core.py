@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,22 +15,27 @@ from lvagent.agent.index import Entry, Index, Phase
 from lvagent.agent.locks import VmLocks
 from lvagent.agent.lookout import Lookout
 from lvagent.agent.networks import Networks
+from lvagent.agent.news import News
 from lvagent.agent.plug import Plugger
 from lvagent.agent.ports import Domains, Monitors, VolumeFolders
-from lvagent.agent.power import Power
+from lvagent.agent.power import WISHES, Power
 from lvagent.agent.preview import Preview
 from lvagent.agent.recover import Recovery
+from lvagent.agent.revival import Revival
 from lvagent.agent.timeline import Timeline
 from lvagent.agent.trace import Trace, Watch
 from lvagent.agent.vms import Vms, restart_needed
+from lvagent.agent.witness import Witness
 from lvagent.errors import Conflict, LvagentError, NotFound, Unavailable
 from lvagent.host import files
+from lvagent.host.processes import Qemus
 from lvagent.render.domain import DomainOptions
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.status import (
     Action,
     FirewallView,
     ImageView,
+    LookView,
     Outcome,
     Plan,
     PutResult,
@@ -47,7 +52,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Parts:
-    """What an agent is made of."""
+    """What an agent is made of. ``going_down``: whether the host is about to stop. ``clock``: of pauses, in seconds."""
 
     index: Index
     domains: Domains
@@ -56,7 +61,10 @@ class Parts:
     networks: Networks
     options: DomainOptions
     boot_id: str
+    news: News
     timeline: Timeline
+    going_down: Callable[[], bool] = lambda: False
+    clock: Callable[[], float] = time.monotonic
 
 
 class Agent:
@@ -75,10 +83,26 @@ class Agent:
         self._recovery = Recovery(
             parts.index, self._locks, parts.domains, parts.volumes, parts.networks, self._vms, parts.boot_id
         )
-        self.plugger = Plugger(parts.index, parts.networks, parts.volumes, self._beside, parts.timeline)
         self._timeline = parts.timeline
         self._lookout = Lookout(parts.networks, parts.timeline)
         self._index.watch = parts.timeline.changed
+        self.revival = Revival(
+            parts.index,
+            self._locks,
+            parts.domains,
+            self._vms,
+            self._power,
+            parts.news,
+            parts.timeline,
+            going_down=parts.going_down,
+            clock=parts.clock,
+        )
+        self._witness = Witness(parts.index, parts.domains, parts.networks, parts.news, self.revival.look)
+        self._qemus = Qemus()
+        self.news = parts.news
+        self.happened = self._witness.happened
+        self.observe = self._witness.observe
+        self.plugger = Plugger(parts.index, parts.networks, parts.volumes, self._beside, parts.timeline)
         self._swept = threading.Event()
         self._sweeping = threading.Lock()
         self._trouble = "the first sweep is not done"
@@ -92,6 +116,9 @@ class Agent:
         self._ready()
         with self._locks.hold(spec.id):
             entry = self._index.get(spec.id)
+            if self.revival.failure(spec.id) is not None or (entry is not None and entry.spec != spec):
+                self.revival.forget(spec.id)
+                self.revival.look(spec.id)  # comes when this is done: one that was given up is started again
             trace = Trace(watch)
             if entry is not None and (entry.phase is Phase.CREATING or entry.domain is None):
                 entry = self._recovery.look(spec.id)  # a create that was not undone wholly; a domain undefined by hand
@@ -136,9 +163,11 @@ class Agent:
         with self._locks.hold(vm):
             entry = self._entry(vm)
             self._vms.confirm(vm)
+            self.revival.forget(vm)
             trace = Trace(watch)
             with self._timeline.operation(vm, "delete", trace):
                 self._vms.delete(entry, trace, grace=grace, volumes=volumes)
+            self._qemus.forget(vm)
 
     def power(self, vm: str, action: Action) -> VmStatus:
         """Start, shutdown, stop, reboot, reset, pause or resume."""
@@ -148,6 +177,8 @@ class Agent:
             if entry.phase is Phase.DELETING:
                 raise Conflict(f"{vm} is being deleted", other=vm)
             self._vms.confirm(vm)
+            if action in WISHES:
+                self.revival.forget(vm)
             trace = Trace()
             with self._timeline.operation(vm, action, trace):
                 self._power.act(entry, action, trace)
@@ -162,7 +193,15 @@ class Agent:
         return entry
 
     def _status(self, entry: Entry) -> VmStatus:
-        return views.status(entry, self._networks.policy, self._index.stale_since)
+        vm = entry.spec.id
+        active = entry.domain is not None and entry.domain.active
+        return views.status(
+            entry,
+            self._networks.policy,
+            self._index.stale_since,
+            process=self._qemus.of(vm) if active else None,
+            failure=None if active else self.revival.failure(vm),
+        )
 
     def vm(self, vm: str) -> VmStatus:
         """One VM."""
@@ -173,6 +212,29 @@ class Agent:
         """All VMs, by id."""
         self._ready()
         return tuple(self._status(entry) for entry in self._index.all())
+
+    def look(self, vm: str) -> LookView:
+        """One VM, looked at afresh: in libvirt, in /proc, and by its qemu's monitor."""
+        self._ready()
+        self._entry(vm)
+        asked_at = time.time()
+        try:
+            state = self._domains.state(vm)
+        except NotFound:
+            state = None
+        self._index.observed(vm, state, asked_at=asked_at)
+        qemu, refusal = self._asked(vm) if state is not None and state.active else (None, None)
+        domain = None if state is None else (state.state.value, state.reason)
+        return LookView(self._status(self._entry(vm)), domain, qemu, refusal)
+
+    def _asked(self, vm: str) -> tuple[tuple[str, bool] | None, str | None]:
+        """What qemu says of itself, or why it does not."""
+        try:
+            found = self._parts.monitors.qmp(vm, Qmp("query-status"))
+        except LvagentError as error:
+            return None, str(error)
+        told = found if isinstance(found, Mapping) else {}
+        return (str(told.get("status", "")), told.get("running") is True), None
 
     def rules(self, vm: str) -> FirewallView:
         """The rules of a VM, with what they have counted until now."""
@@ -295,30 +357,22 @@ class Agent:
 
     def _look_out(self) -> None:
         entries = self._index.all()
+        for entry in entries:
+            if entry.domain is not None and not entry.domain.active:
+                self.revival.look(entry.spec.id)
         there = [entry.spec.id for entry in entries]
         self._lookout.look(entries)
         self._lookout.forget(there)
         self._timeline.tidy(there)
 
-    def observe(self, vm: str) -> None:
-        """Look at one VM in libvirt, for something happened to it."""
-        asked_at = time.time()
-        known = self._index.get(vm)
-        try:
-            record = self._domains.record(vm)
-            self._index.observed(vm, None if record is None else record.state, asked_at=asked_at)
-            self._leave(known, self._index.get(vm))
-        except LvagentError as error:
-            log.warning("%s: %s", vm, error)
-
-    def _leave(self, before: Entry | None, after: Entry | None) -> None:
-        """Take away what a VM ran with and no longer wants, now that it has stopped."""
-        if before is not None and after is not None and before.carried.networks != after.carried.networks:
-            for vpc in before.carried.vpcs:
-                self._networks.converge(vpc)
+    def start(self) -> None:
+        """Start again what ends, from now on."""
+        self.revival.start()
 
     def close(self) -> None:
         """Wait for what is under way and close what is open; VMs and VPCs stay."""
+        self.revival.close()
+        self._witness.close()
         self._vms.close()
         self._beside.shutdown(wait=True)
         self._networks.close()

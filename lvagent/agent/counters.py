@@ -22,25 +22,29 @@ class Counters:
     """The counters of all VPCs.
 
     :param read: the rules in a VPC with what they have counted.
+    :param clock: Unix time.
     """
 
-    def __init__(self, read: Callable[[str], list[Counted]]) -> None:
+    def __init__(self, read: Callable[[str], list[Counted]], clock: Callable[[], float] = time.time) -> None:
         self._read = read
+        self._clock = clock
         self._lock = threading.Lock()
         self._last: dict[str, dict[Rule, tuple[Counted, float | None]]] = {}
+        self._begun = False  # whether all has been looked at once: what comes later is new
 
     def look(self, vpc: str) -> None:
         """Read the counters of a VPC, and note which have grown."""
-        now = time.time()
+        now = self._clock()
         found = self._read(vpc)
         with self._lock:
             before = self._last.get(vpc, {})
-            self._last[vpc] = {one.rule: (one, _hit(before.get(one.rule), one, now)) for one in found}
+            self._last[vpc] = {one.rule: (one, self._hit(before.get(one.rule), one, now)) for one in found}
 
     def forget(self, vpcs: Iterable[str]) -> None:
-        """Forget all VPCs but these."""
+        """Forget all VPCs but these, which are all and have been looked at."""
         kept = frozenset(vpcs)
         with self._lock:
+            self._begun = True
             self._last = {vpc: seen for vpc, seen in self._last.items() if vpc in kept}
 
     def view(self, vm: VmConfig) -> FirewallView:
@@ -51,16 +55,15 @@ class Counters:
         dropped = {way: _sum([Rule(chain_of(vm.id, way), CLOSED)], seen) for way in Direction}
         return FirewallView(vm.id, tuple(rules), dropped[Direction.INGRESS][0], dropped[Direction.EGRESS][0])
 
+    def _hit(self, before: tuple[Counted, float | None] | None, now: Counted, at: float) -> float | None:
+        """When a rule was last hit; None: not, or in the days of an agent before this one."""
+        if before is None:
+            return at if self._begun and now.packets else None
+        same = before[0].handle == now.handle and before[0].packets == now.packets
+        return before[1] if same or not now.packets else at
+
 
 Seen = dict[Rule, tuple[Counted, float | None]]
-
-
-def _hit(before: tuple[Counted, float | None] | None, now: Counted, at: float) -> float | None:
-    """When a rule was last hit; None: not since the first look at it."""
-    if before is None:
-        return None
-    same = before[0].handle == now.handle and before[0].packets == now.packets
-    return before[1] if same or not now.packets else at
 
 
 def _rule_view(rule: NetRule, vm: str, seen: list[Seen]) -> RuleView:

@@ -11,14 +11,14 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from lvagent.errors import Conflict
 from lvagent.host.libvirt import DomainState
 from lvagent.spec.claims import Below
 from lvagent.spec.conflicts import Claims
-from lvagent.spec.status import PhaseTime
+from lvagent.spec.status import PhaseTime, State
 from lvagent.spec.vm import VmConfig
 
 
@@ -37,7 +37,8 @@ class Entry:
     ``observed_at``: Unix time of the last look at libvirt; ``files``: volumes that the agent made (or is making).
     ``former``: the wish before a change that is under way and may yet be undone; it stays claimed. ``outdated``: the
     config that libvirt has is older than the wish (a ``virsh define`` of an old XML, or of one without our element).
-    ``below``: what its volumes stand on, of the wish and of what runs; None: not looked at yet.
+    ``below``: what its volumes stand on, of the wish and of what runs; None: not looked at yet. ``changed_at``: Unix
+    time since which it is shown as it is; the index sets it.
     """
 
     spec: VmConfig
@@ -54,6 +55,18 @@ class Entry:
     former: VmConfig | None = None
     outdated: bool = False
     below: tuple[Below, ...] | None = None
+    changed_at: float = field(default=0.0, compare=False)
+
+    @property
+    def shown(self) -> tuple[State, str]:
+        """The state of the VM and why, in plain words."""
+        if self.phase is Phase.CREATING:
+            return State.PENDING, "being made"
+        if self.phase is Phase.DELETING:
+            return State.DELETING, "being deleted"
+        if self.domain is None:
+            return State.FAILED, "libvirt has no such domain"
+        return self.domain.state, self.domain.reason
 
     @property
     def carried(self) -> VmConfig:
@@ -62,22 +75,25 @@ class Entry:
 
 
 Change = Callable[[Entry], Entry]
+Report = Callable[[Entry | None, Entry | None], None]
+"""Is told what an entry was and what it is, under the index's lock: it must neither wait nor raise."""
 
 
 class Index:
-    """All entries. Every method is atomic; entries are values, so a reader never sees half a change."""
+    """All entries. Every method is atomic; entries are values, so a reader never sees half a change.
 
-    def __init__(self) -> None:
+    :param report: is told of every change, once ``loaded``.
+    """
+
+    def __init__(self, report: Report = lambda _before, _after: None) -> None:
+        self._report = report
         self._lock = threading.RLock()
         self._entries: dict[str, Entry] = {}
         self._wishes = Claims()
         self._applied = Claims()
         self._former = Claims()
-        self.watch: Callable[[str, Entry | None, Entry | None], None] = lambda _vm, _before, _after: None
-        """Called with each entry before and after it was changed, added (before None) or dropped (after None).
-
-        The index is held meanwhile: it must not wait.
-        """
+        self.watch: Report = lambda _before, _after: None
+        """Is told of every change, also of what is only read back when the agent starts."""
         self.stale_since: float | None = None
         self.loaded = False  # whether libvirt has been read once, so that members are all the members
 
@@ -161,8 +177,10 @@ class Index:
     def _put(self, entry: Entry) -> None:
         vm = entry.spec.id
         before = self._entries.get(vm)
+        same = before is not None and before.shown == entry.shown
+        entry = dataclasses.replace(entry, changed_at=before.changed_at if before and same else time.time())
         self._entries[vm] = entry
-        self.watch(vm, before, entry)
+        self._tell(before, entry)
         self._wishes.drop(vm)
         self._wishes.add(entry.spec, entry.below or ())
         self._applied.drop(vm)
@@ -172,12 +190,17 @@ class Index:
         if entry.former is not None:
             self._former.add(entry.former)
 
+    def _tell(self, before: Entry | None, after: Entry | None) -> None:
+        self.watch(before, after)
+        if self.loaded:
+            self._report(before, after)
+
     def drop(self, vm: str) -> None:
         """Forget a VM."""
         with self._lock:
             gone = self._entries.pop(vm, None)
             if gone is not None:
-                self.watch(vm, gone, None)
+                self._tell(gone, None)
                 for claims in (self._wishes, self._applied, self._former):
                     claims.drop(vm)
 
@@ -200,6 +223,11 @@ class Index:
         """The VPCs that some VM has a NIC in."""
         with self._lock:
             return frozenset(vpc for entry in self._entries.values() for vpc in entry.carried.vpcs)
+
+    def vpcs_of(self, vm: str) -> tuple[str, ...]:
+        """The VPCs that a VM is in, by its wish and by what it runs with; none if there is no such VM."""
+        entry = self._entries.get(vm)
+        return () if entry is None else (*entry.spec.vpcs, *entry.carried.vpcs)
 
     def observed(self, vm: str, state: DomainState | None, *, asked_at: float | None = None) -> None:
         """Note what libvirt said of a VM. One that does not run has nothing applied.

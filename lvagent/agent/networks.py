@@ -200,12 +200,7 @@ class Networks:
     def tidy_fabric(self) -> None:
         """Take away what of the underlay side no member of any VPC crosses."""
         with self.locks.fabric(alone=True):
-            entries = [entry.carried for entry in self._index.all()]
-            kept = {
-                diff.identity(resource)
-                for vpc in {vpc for spec in entries for vpc in spec.vpcs}
-                for resource in wanted.network(vpc, entries, self.policy)
-            }
+            kept = wanted.crossed((entry.carried for entry in self._index.all()), self.policy)
             gone = [resource for resource in self._wires.fabric() if diff.identity(resource) not in kept]
             if gone:
                 gone = self._uncrossed(gone)

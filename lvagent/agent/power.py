@@ -53,7 +53,7 @@ class Power:
             raise Conflict(f"{vm} is {state.state}: it cannot {action}", other=vm, hint=hint)
         if action is Action.START:
             self._volumes.check(entry.spec.volumes)  # before libvirt follows what they name; the hook looks once more
-        self._wish(entry, WISHES.get(action))
+        self.wish(entry, WISHES.get(action))
         with trace.phase(action):
             self._do(vm, action)
         self._look(vm)
@@ -67,7 +67,8 @@ class Power:
             state = None
         self._index.observed(vm, state)
 
-    def _wish(self, entry: Entry, power: str | None) -> None:
+    def wish(self, entry: Entry, power: str | None) -> None:
+        """Write down what is wanted of its power: running or stopped; None: as it is."""
         if power is None or entry.power == power:
             return
         vm = entry.spec.id

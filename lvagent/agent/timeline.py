@@ -107,11 +107,12 @@ class Timeline:
         """The end of an operation; after a delete nobody else may know any more in which VPCs it was."""
         self._put(_Note(vm, time.time(), "operation", detail, self._vpcs.get(vm) or known))
 
-    def changed(self, vm: str, before: Entry | None, after: Entry | None) -> None:
+    def changed(self, before: Entry | None, after: Entry | None) -> None:
         """An entry of the index was added, replaced, or (``after`` None) dropped; see ``Index.watch``."""
         if after is None:
-            self._dropped(vm, before)
+            self._dropped(before)
             return
+        vm = after.spec.id
         self._vpcs[vm] = tuple(sorted({*after.carried.vpcs, *after.spec.vpcs}))
         there = None if before is None else before.domain
         if after.domain is None:
@@ -125,10 +126,11 @@ class Timeline:
         if after.error and (before is None or before.error != after.error):
             self.record(vm, "error", {"error": after.error})
 
-    def _dropped(self, vm: str, before: Entry | None) -> None:
+    def _dropped(self, before: Entry | None) -> None:
         """An entry went: by a delete, because its create never ended, or without us."""
         if before is None or before.phase is Phase.CREATING:
             return  # the operation says why
+        vm = before.spec.id
         if before.phase is Phase.DELETING:
             self.record(vm, "gone", {"reason": "deleted"})
         elif before.created is None:

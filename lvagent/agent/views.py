@@ -7,36 +7,37 @@ from collections.abc import Iterable
 
 from lvagent.agent.index import Entry, Phase
 from lvagent.agent.vms import restart_needed
-from lvagent.host.libvirt import pid
 from lvagent.plan import wanted
 from lvagent.plan.wanted import Policy
 from lvagent.spec import names
-from lvagent.spec.status import PortView, State, SubnetView, VmStatus, VpcView, iso_time
+from lvagent.spec.status import PortView, ProcessView, State, SubnetView, VmStatus, VpcView, iso_time
 from lvagent.spec.vm import Network, VmConfig
 
 
-def state(entry: Entry) -> tuple[State, str]:
-    """The state of a VM and why, in plain words."""
-    if entry.phase is Phase.CREATING:
-        return State.PENDING, "being made"
-    if entry.phase is Phase.DELETING:
-        return State.DELETING, "being deleted"
-    if entry.domain is None:
-        return State.FAILED, "libvirt has no such domain"
-    return entry.domain.state, entry.domain.reason
+def status(
+    entry: Entry,
+    policy: Policy,
+    stale_since: float | None,
+    process: ProcessView | None = None,
+    failure: str | None = None,
+) -> VmStatus:
+    """One VM as callers see it.
 
-
-def status(entry: Entry, policy: Policy, stale_since: float | None) -> VmStatus:
-    """One VM as callers see it."""
-    found, reason = state(entry)
+    :param process: its qemu.
+    :param failure: why it is not started again any more; None: that is not so.
+    """
+    found, reason = entry.shown
     active = entry.domain is not None and entry.domain.active
+    if failure is not None and entry.phase is Phase.LIVE and not active:
+        found, reason = State.FAILED, failure
     return VmStatus(
         spec=entry.spec,
         state=found,
         reason=reason,
         wanted="running" if entry.power == "running" else "stopped",
         revision=entry.revision,
-        pid=pid(entry.spec.id) if active else None,
+        changed_at=iso_time(entry.changed_at),
+        process=process if active else None,
         ports=tuple(_port(entry.carried, nic, policy) for nic in entry.carried.networks),
         drift=restart_needed(entry),
         timings=entry.timings,

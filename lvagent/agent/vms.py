@@ -37,7 +37,7 @@ from lvagent.spec.vm import VmConfig, Volume
 
 log = logging.getLogger(__name__)
 
-LIVE_FIELDS = ("rules", "keys", "user_data")
+LIVE_FIELDS = ("rules", "keys", "user_data", "restart")
 """The fields of a spec that a running guest gets at once; all others take effect at its next start."""
 
 ABSENT = "absent"
@@ -370,7 +370,9 @@ def changed(entry: Entry, spec: VmConfig, judged: Judged) -> Entry:
 
 def with_live_fields(applied: VmConfig, spec: VmConfig) -> VmConfig:
     """What a running guest has, with those fields of the wish that reach it at once."""
-    return dataclasses.replace(applied, rules=spec.rules, keys=spec.keys, user_data=spec.user_data)
+    return dataclasses.replace(
+        applied, rules=spec.rules, keys=spec.keys, user_data=spec.user_data, restart=spec.restart
+    )
 
 
 def restart_needed(entry: Entry) -> tuple[str, ...]:

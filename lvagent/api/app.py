@@ -5,6 +5,7 @@ All that a request may be is checked here against its route before a view sees i
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import re
@@ -18,6 +19,7 @@ from werkzeug.exceptions import HTTPException
 from lvagent.api import problems
 from lvagent.api.contract import Answer, Call, Route, check_media
 from lvagent.api.doors import Door, SocketDoor
+from lvagent.api.events import Places
 from lvagent.api.limited import for_caller, veil
 from lvagent.api.openapi import with_pages
 from lvagent.api.operations import Lane, Operations, Seats
@@ -49,6 +51,7 @@ class Parts:
     settings: Settings
     operations: Operations
     seats: Seats
+    places: Places
     door: Door
     recorder: Recorder
 
@@ -67,11 +70,13 @@ def create_app(
     :param door: who is let in; None: whoever reaches it, as on the unix socket.
     :param audit: where is written down who did what; None: nowhere.
     """
+    streams = min(settings.api.streams, settings.api.threads // 2)
     parts = Parts(
         agent=agent,
         settings=settings,
-        operations=operations or Operations(most=settings.api.operations),
-        seats=Seats(max(1, settings.api.threads - SPARE)),
+        operations=operations or Operations(most=settings.api.operations, told=agent.news.tell),
+        seats=Seats(max(1, settings.api.threads - streams - SPARE)),
+        places=Places(streams),
         door=door or SocketDoor(settings.api),
         recorder=Recorder(audit),
     )
@@ -110,6 +115,8 @@ def _view(route: Route, parts: Parts) -> Callable[..., Response]:
             operations=parts.operations,
             lane=Lane.TCP if parts.door.needs_token else Lane.SOCKET,
             seats=parts.seats,
+            places=parts.places,
+            again=functools.partial(parts.door.caller, request.environ),
             settings=parts.settings,
             path=path,
             query=query,
@@ -144,7 +151,9 @@ def _body(route: Route) -> bytes:
 
 
 def _response(answer: Answer) -> Response:
-    response = Response(answer.body, status=int(answer.status), headers=dict(answer.headers))
+    response = Response(
+        answer.body if answer.stream is None else answer.stream, status=int(answer.status), headers=dict(answer.headers)
+    )
     if answer.status != HTTPStatus.NO_CONTENT:
         response.headers["Content-Type"] = answer.media
     else:

@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 HANDSHAKE = b"\x16"
 """The first byte of what a TLS client sends (RFC 8446, 5.1); no method of HTTP begins with it."""
 
+STREAM = b"text/event-stream"
+"""The type of an answer that goes on for as long as somebody listens."""
+
 HINTS = {413: "api.max_body is the limit, in bytes"}
 """What to do about what is refused here."""
 
@@ -193,6 +196,15 @@ class Request(HTTPRequest):
         """Send the header; from now on the client must take the answer."""
         self.conn.answering()
         super().send_headers()
+
+    def write(self, chunk: bytes) -> None:
+        """Send a part of the answer. Of a stream each has its time; all others have one, for the whole."""
+        if self.sent_headers and self._streams():
+            self.conn.answering()
+        super().write(chunk)
+
+    def _streams(self) -> bool:
+        return any(name.lower() == b"content-type" and value.startswith(STREAM) for name, value in self.outheaders)
 
     def simple_response(self, status: str, msg: str = "") -> None:
         """Refuse the request with a problem document, and end the connection."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from lvagent.api.operations import Lane, Operations, Seats
 from lvagent.api.problems import Forbidden, HttpError, Json
@@ -130,19 +130,27 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a view returns."""
+    """What a view returns. ``stream``: the body in chunks, as they come; it may have a ``close``."""
 
     status: int
     body: bytes = b""
     media: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
+    stream: Iterable[bytes] | None = None
+
+
+class Streams(Protocol):
+    """Places for streams (``api.events.Places``)."""
+
+    def take(self, caller: Caller) -> Callable[[], None]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """A request, checked against its route. ``headers``: names in lower case.
 
-    ``agent``: as ``caller`` sees it. ``trail``: what is to be written down of the request.
+    ``agent``: as ``caller`` sees it. ``trail``: what is to be written down of the request. ``again``: who the caller is
+    by now, as the door says; raises as it does.
     """
 
     agent: Agent
@@ -151,6 +159,8 @@ class Call:
     operations: Operations
     lane: Lane
     seats: Seats
+    places: Streams
+    again: Callable[[], Caller]
     settings: Settings
     path: Mapping[str, str]
     query: Mapping[str, str]

@@ -10,6 +10,7 @@ from lvagent.spec.dump import dump_rule, dump_vm
 from lvagent.spec.status import (
     FirewallView,
     ImageView,
+    LookView,
     PhaseTime,
     Plan,
     PortView,
@@ -36,12 +37,32 @@ def vm(status: VmStatus) -> Json:
         "reason": status.reason,
         "wanted": status.wanted,
         "revision": status.revision,
-        "pid": status.pid,
+        "pid": None if status.process is None else status.process.pid,
+        "process": None if status.process is None else dataclasses.asdict(status.process),
+        "changed_at": status.changed_at,
         "ports": [_port(port) for port in status.ports],
         "drift": list(status.drift),
         "timings": phases(status.timings),
         "error": status.error,
         "observed_at": status.observed_at,
+        "stale": status.stale,
+    }
+
+
+def look(view: LookView) -> Json:
+    """A VM looked at afresh: what is wanted, and what the agent, libvirt, qemu and the kernel say of it."""
+    status, domain, qemu = view.status, view.domain, view.qemu
+    return {
+        "vm": status.spec.id,
+        "state": status.state.value,
+        "reason": status.reason,
+        "wanted": status.wanted,
+        "changed_at": status.changed_at,
+        "domain": None if domain is None else {"state": domain[0], "reason": domain[1]},
+        "qemu": None if qemu is None else {"status": qemu[0], "running": qemu[1]},
+        "qemu_error": view.qemu_error,
+        "process": None if status.process is None else dataclasses.asdict(status.process),
+        "error": status.error,
         "stale": status.stale,
     }
 

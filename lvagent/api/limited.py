@@ -11,6 +11,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
+from lvagent.agent.news import Item, News
 from lvagent.api.operations import Operation, OperationView
 from lvagent.api.problems import Forbidden
 from lvagent.api.protocol import Agent, Watch
@@ -22,6 +23,7 @@ from lvagent.spec.status import (
     Action,
     FirewallView,
     ImageView,
+    LookView,
     Plan,
     PutResult,
     Readiness,
@@ -69,12 +71,29 @@ def veiled(agent: Agent, view: OperationView) -> OperationView:
     return view if view.error is None else dataclasses.replace(view, error=veil(agent, view.error))
 
 
+def shown_item(agent: Agent, item: Item) -> Item | None:
+    """News as the caller may be told it, of the agent that ``for_caller`` gave; None: not at all."""
+    return agent.shown_item(item) if isinstance(agent, Limited) else item
+
+
 class Limited:
     """See ``api.protocol.Agent``."""
 
     def __init__(self, agent: Agent, caller: Caller) -> None:
         self._agent = agent
         self._caller = caller
+
+    @property
+    def news(self) -> News:
+        """All news; ``shown_item`` says which are his."""
+        return self._agent.news
+
+    def shown_item(self, item: Item) -> Item | None:
+        """News of a VM that was his when it happened, without what is not his; None: it was not."""
+        if not self._caller.sees(item.vpcs):
+            return None
+        detail = {name: VEILED if self._foreign(str(value)) else value for name, value in item.detail.items()}
+        return dataclasses.replace(item, detail=detail)
 
     # VMs
 
@@ -91,8 +110,8 @@ class Limited:
 
     def _shown(self, status: VmStatus) -> VmStatus:
         if status.error and self._foreign(status.error):
-            return dataclasses.replace(status, error=VEILED)
-        return status
+            status = dataclasses.replace(status, error=VEILED)
+        return dataclasses.replace(status, reason=VEILED) if self._foreign(status.reason) else status
 
     def put(
         self, spec: VmConfig, *, create_only: bool = False, confined: bool = False, watch: Watch | None = None
@@ -133,6 +152,12 @@ class Limited:
         """Act on a VM of his."""
         self.vm(vm)
         return self._shown(self._agent.power(vm, action))
+
+    def look(self, vm: str) -> LookView:
+        """Look at a VM of his."""
+        self.vm(vm)
+        found = self._agent.look(vm)
+        return dataclasses.replace(found, status=self._shown(found.status))
 
     def rules(self, vm: str) -> FirewallView:
         """The rules of a VM of his."""

@@ -16,8 +16,9 @@ from cheroot import wsgi
 from cheroot.connections import ConnectionManager
 from flask import Flask
 
+from lvagent.agent.pace import Pace
 from lvagent.api.connection import Connection
-from lvagent.api.trail import Pace, told
+from lvagent.api.trail import told
 from lvagent.api.workers import Workers
 from lvagent.config import Settings
 

@@ -14,10 +14,11 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from lvagent.agent.news import Plain
 from lvagent.api.problems import Unexpected
 from lvagent.api.protocol import Watch
 from lvagent.api.workers import Workers
@@ -166,6 +167,8 @@ class Operation:
 
 
 Listener = Callable[[OperationView], None]
+Told = Callable[[str, str, Mapping[str, Plain], frozenset[str]], None]
+"""``agent.news.News.tell``: of which VM, what, with which details, in which VPCs."""
 
 
 class Seats:
@@ -190,9 +193,11 @@ class Operations:
     """All operations of an agent.
 
     :param most: how many of each lane run at once; four times as many may be unfinished.
+    :param told: is told that one began, and how it ended.
     """
 
-    def __init__(self, *, most: int) -> None:
+    def __init__(self, *, most: int, told: Told = lambda _vm, _kind, _detail, _vpcs: None) -> None:
+        self._told = told
         self._lock = threading.Lock()
         self._most = most * QUEUED
         self._queues: dict[str, collections.deque[Operation]] = {}
@@ -242,7 +247,12 @@ class Operations:
             raise Unavailable("a worker", hint=f"{self._most} operations are under way; try again soon")
 
     def _run(self, operation: Operation) -> None:
+        named = {"operation": operation.id, "action": operation.kind}
+        self._told(operation.vm, "operation-started", named, operation.vpcs)
         operation.run()
+        view = operation.view()
+        failed = {} if view.error is None else {"problem": view.error.kind, "error": str(view.error)}
+        self._told(operation.vm, "operation-ended", {**named, "status": view.status.value, **failed}, operation.vpcs)
         with self._lock:
             self._unfinished[operation.lane] -= 1
             queue = self._queues[operation.vm]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from lvagent.agent.news import News
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.status import (
     Action,
     FirewallView,
     ImageView,
+    LookView,
     PhaseTime,
     Plan,
     PutResult,
@@ -26,6 +28,10 @@ Watch = Callable[[PhaseTime], None]
 
 class Agent(Protocol):
     """The agent as HTTP sees it: any method may raise an ``LvagentError``; many threads call at once."""
+
+    @property
+    def news(self) -> News:
+        """What happens to VMs."""
 
     def put(
         self, spec: VmConfig, *, create_only: bool = False, confined: bool = False, watch: Watch | None = None
@@ -51,6 +57,9 @@ class Agent(Protocol):
 
     def vms(self) -> Sequence[VmStatus]:
         """All VMs, by id."""
+
+    def look(self, vm: str) -> LookView:
+        """One VM, looked at afresh in libvirt, in /proc, and by its qemu's monitor."""
 
     def rules(self, vm: str) -> FirewallView:
         """The rules of a VM, with what they have counted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lvagent.api import monitor, views
+from lvagent.api import events, monitor, views
 from lvagent.api.contract import TEXT, XML, Header, Name, Reply, Route, View
 from lvagent.spec.access import Role
 from lvagent.spec.status import Action
@@ -140,6 +140,28 @@ ROUTES: tuple[Route, ...] = (
         (404, 409, 413, 415),
         names=(VM,),
         body="HmpCommand",
+    ),
+    Route(
+        "GET",
+        "/v1/vms/{id}/status",
+        "lookAtVm",
+        Role.OPERATE,
+        "Look at a VM afresh: in libvirt, in /proc, and by asking its qemu.",
+        views.look,
+        (Reply(200, "What each of them says. Where qemu was asked, libvirt now calls the domain tainted.", "Look"),),
+        (404,),
+        names=(VM,),
+    ),
+    Route(
+        "GET",
+        "/v1/events",
+        "followEvents",
+        Role.READ,
+        "What happens to VMs, as server-sent events, until one of the two goes.",
+        events.events,
+        (Reply(200, "Events; those after Last-Event-ID first.", media=events.STREAM),),
+        query=(events.VM,),
+        headers=(events.LAST,),
     ),
     _read("/v1/vpcs", "listVpcs", "All VPCs, by name.", views.list_vpcs, "VpcList"),
     _read("/v1/vpcs/{name}", "showVpc", "One VPC, with its subnets.", views.show_vpc, "Vpc", VPC),

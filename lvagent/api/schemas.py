@@ -92,6 +92,15 @@ PORT = _object(
     },
 )
 
+PROCESS = _object(
+    "A qemu process.",
+    {
+        "pid": _integer("its number"),
+        "state": _enum(["running", "stopped", "traced", "zombie", "dead"], "as the kernel has it"),
+        "started_at": _text("when it began (RFC 3339)"),
+    },
+)
+
 STATUS_MEMBERS: Mapping[str, Json] = {
     "has_user_data": _flag("whether it has user data; these are never shown"),
     "state": _enum([*State], "the state it is in"),
@@ -99,6 +108,8 @@ STATUS_MEMBERS: Mapping[str, Json] = {
     "wanted": _enum(["running", "stopped"], "the state it should be in"),
     "revision": _integer("counts the specs it has had"),
     "pid": _or_null(_integer("its qemu process")),
+    "process": _or_null(PROCESS),
+    "changed_at": _text("since when the agent knows that state and reason (RFC 3339)"),
     "ports": _list(_ref("Port"), "its NICs as they stand"),
     "drift": _texts("paths of the spec that the running guest does not have yet; they come with its next start"),
     "timings": _list(_ref("Phase"), "the phases of the last put or start"),
@@ -106,6 +117,24 @@ STATUS_MEMBERS: Mapping[str, Json] = {
     "observed_at": _text("when it was looked at (RFC 3339)"),
     "stale": _flag("libvirt could not be asked since then"),
 }
+
+LOOK = _object(
+    "A VM looked at afresh.",
+    {
+        "vm": _text("the VM"),
+        **{name: STATUS_MEMBERS[name] for name in ("state", "reason", "wanted", "changed_at")},
+        "domain": _or_null(
+            _object(
+                "What libvirt says; null: it has no such domain.", {"state": _text("state"), "reason": _text("why")}
+            )
+        ),
+        "qemu": _or_null(
+            _object("What qemu says.", {"status": _text("query-status", "running"), "running": _flag("its CPUs run")})
+        ),
+        "qemu_error": _or_null(_text("why qemu said nothing")),
+        **{name: STATUS_MEMBERS[name] for name in ("process", "error", "stale")},
+    },
+)
 
 PUT_MEMBERS: Mapping[str, Json] = {
     "outcome": _enum([*Outcome], "what was done"),
@@ -280,6 +309,7 @@ def schemas() -> dict[str, Json]:
         "Vm": _object("A VM: its spec, and how it stands.", {**spec, **STATUS_MEMBERS}),
         "PutResult": _object("What a put did, with the VM.", {**spec, **STATUS_MEMBERS, **PUT_MEMBERS}),
         "VmList": _items("Vm"),
+        "Look": LOOK,
         "Rules": _rules(),
         "Port": PORT,
         "Phase": PHASE,

@@ -193,6 +193,11 @@ def show_vm(call: Call) -> Answer:
     return answer(200, dump.vm(status), ETag=_tag(status))
 
 
+def look(call: Call) -> Answer:
+    """GET /v1/vms/{id}/status"""
+    return answer(200, dump.look(call.agent.look(call.path["id"])))
+
+
 def rules(call: Call) -> Answer:
     """GET /v1/vms/{id}/rules"""
     return answer(200, dump.firewall(call.agent.rules(call.path["id"])))

@@ -14,6 +14,8 @@ from lvagent.commands.failure import Failure
 from lvagent.commands.session import Session, pass_session
 from lvagent.commands.tables import Json, objects, texts
 
+SSH_PORT = 22
+
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[PX\]^_].*?(?:\x07|\x1b\\|$)|[ -/]*[0-~])", re.MULTILINE)
 
 
@@ -68,9 +70,12 @@ def ssh(session: Session, ident: str, command: tuple[str, ...], user: str, ident
     kept from its first use until the VM is deleted here or the host reboots.
     """
     session.need_local()
-    vpc, address = _first_address(session.client().get(path_of(ident)))
+    vm = session.client().get(path_of(ident))
+    vpc, address = _first_address(vm)
     if not session.root:
         raise Failure("only root may enter a VPC", hint=f"sudo lvagent vm ssh {ident}")
+    if not any(map(_lets_ssh_in, objects(vm["rules"]))):
+        click.echo(f'no rule of {ident} lets SSH in; add {{"proto": "tcp", "port": {SSH_PORT}}} to its rules', err=True)
     if new_key:
         forget_host_key(session, ident)
     settings = session.settings()
@@ -79,12 +84,20 @@ def ssh(session: Session, ident: str, command: tuple[str, ...], user: str, ident
         "UserKnownHostsFile": str(_known_hosts(session, ident)),
         "StrictHostKeyChecking": "accept-new",
         "CheckHostIP": "no",
+        "ConnectTimeout": "15",
         "LogLevel": "ERROR",
     }
     inside = ["nsenter", f"--net={settings.paths.netns}/{vpc}", "--"]
     flags = [f"-o{name}={value}" for name, value in options.items()]
     keys = ["-i", identity] if identity else []
     session.execute([*inside, "ssh", *flags, *keys, "-l", user, "--", address, *command])
+
+
+def _lets_ssh_in(rule: Json) -> bool:
+    """Whether a rule may let SSH in; from where is not looked at."""
+    first, last = int(str(rule["port"] or 0)), int(str(rule["port_end"] or rule["port"] or 0))
+    fits = rule["proto"] == "any" or (rule["proto"] == "tcp" and (not first or first <= SSH_PORT <= last))
+    return fits and rule["direction"] != "egress"
 
 
 def _first_address(vm: Json) -> tuple[str, str]:

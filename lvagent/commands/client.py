@@ -7,7 +7,7 @@ import http.client
 import json
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -45,6 +45,9 @@ class Reply:
 Transport = Callable[[str, str, bytes | None, Mapping[str, str]], Reply]
 """Carries a request (method, path, body, headers) to the agent."""
 
+Lines = Callable[[str, Mapping[str, str]], Iterator[bytes]]
+"""Carries a GET (path, headers) to the agent; the lines of its answer, as they come."""
+
 
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str) -> None:
@@ -75,6 +78,34 @@ def over_socket(path: str) -> Transport:
                 raise _unreachable(path, error) from error
 
     return send
+
+
+def lines_over_socket(path: str) -> Lines:
+    """GETs go to the unix socket of this path.
+
+    :return: raises Failure as ``over_socket``, and if the agent refuses.
+    """
+
+    def read(target: str, headers: Mapping[str, str]) -> Iterator[bytes]:
+        with contextlib.closing(_UnixConnection(path)) as connection:
+            try:
+                yield from lines(connection, target, headers)
+            except (OSError, http.client.HTTPException) as error:
+                raise _unreachable(path, error) from error
+
+    return read
+
+
+def lines(connection: http.client.HTTPConnection, target: str, headers: Mapping[str, str]) -> Iterator[bytes]:
+    """The lines of the answer to a GET.
+
+    :raise Failure: the agent refused.
+    """
+    connection.request("GET", target, None, dict(headers))
+    answer = connection.getresponse()
+    if answer.status >= 400:
+        raise of_problem(Reply(answer.status, {}, answer.read()).json)
+    yield from iter(answer.readline, b"")
 
 
 def _unreachable(path: str, error: Exception) -> Failure:

@@ -6,13 +6,13 @@ import contextlib
 import http.client
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from lvagent.commands.client import TIMEOUT, Reply, Transport
+from lvagent.commands.client import TIMEOUT, Lines, Reply, Transport, lines
 from lvagent.commands.failure import UNREACHABLE, Failure
 
 
@@ -54,6 +54,22 @@ def over_tcp(remote: Remote) -> Transport:
                 raise _unreachable(remote.url, error) from error
 
     return send
+
+
+def lines_over_tcp(remote: Remote) -> Lines:
+    """GETs go to the host and port of a URL; errors as of ``over_tcp``, and if the agent refuses."""
+    parts = _parts(remote.url)
+    context = _context(remote) if parts.scheme == "https" else None
+
+    def read(target: str, headers: Mapping[str, str]) -> Iterator[bytes]:
+        with contextlib.closing(_connection(parts, context)) as connection:
+            sent = {**headers, "Authorization": f"Bearer {remote.token}"}
+            try:
+                yield from lines(connection, target, sent)
+            except (OSError, http.client.HTTPException, UnicodeError) as error:
+                raise _unreachable(remote.url, error) from error
+
+    return read
 
 
 def _connection(parts: SplitResult, context: ssl.SSLContext | None) -> http.client.HTTPConnection:

@@ -13,7 +13,8 @@ import click
 from lvagent.commands.failure import Failure
 
 if TYPE_CHECKING:
-    from lvagent.commands.client import Client, Transport
+    from lvagent.commands.client import Client, Lines, Transport
+    from lvagent.commands.remote import Remote
     from lvagent.config import Settings
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -30,7 +31,8 @@ def _execute(argv: Sequence[str]) -> NoReturn:
 
 @dataclass
 class Session:
-    """One run of the command line. ``execute`` becomes another program; ``transport`` None: the agent's socket.
+    """One run of the command line. ``execute`` becomes another program; ``transport``, ``stream`` None: the agent's
+    socket.
 
     ``url``: of an agent to be reached over TCP, with ``token_file``, ``cacert`` and ``cert``; empty: over the socket.
     """
@@ -43,6 +45,7 @@ class Session:
     config: Path | None = None
     output: str = "table"
     transport: Transport | None = None
+    stream: Lines | None = None
     execute: Callable[[Sequence[str]], NoReturn] = _execute
     root: bool = os.geteuid() == 0
 
@@ -68,11 +71,25 @@ class Session:
             return Client(self._remote())
         return Client(self.transport or over_socket(self.socket or self.settings().api_socket))
 
+    def lines(self) -> Lines:
+        """The agent, for an answer that comes line by line."""
+        from lvagent.commands.client import lines_over_socket
+        from lvagent.commands.remote import lines_over_tcp
+
+        if self.stream is None and self.url:
+            return lines_over_tcp(self._named())
+        return self.stream or lines_over_socket(self.socket or self.settings().api_socket)
+
     def _remote(self) -> Transport:
-        from lvagent.commands.remote import Remote, over_tcp, token_of
+        from lvagent.commands.remote import over_tcp
+
+        return over_tcp(self._named())
+
+    def _named(self) -> Remote:
+        from lvagent.commands.remote import Remote, token_of
 
         token = token_of(self.token_file, os.environ.get("LVAGENT_TOKEN", ""))
-        return over_tcp(Remote(self.url, token, self.cacert, self.cert))
+        return Remote(self.url, token, self.cacert, self.cert)
 
     def need_local(self) -> None:
         """See that the agent is the one of this host, for what is done here and not by it.

@@ -154,6 +154,7 @@ def show(session: Session, ident: str) -> None:
         print_json(vm)
         return
     timings = [f"{time['phase']} {time['ms']} ms" for time in objects(vm["timings"])]
+    process = cast(Json | None, vm["process"])
     facts = {
         "id": vm["id"],
         "state": f"{vm['state']} ({vm['reason']})" if vm["reason"] else vm["state"],
@@ -161,7 +162,9 @@ def show(session: Session, ident: str) -> None:
         "error": vm["error"],
         "cpus": vm["cpus"],
         "memory": f"{vm['memory_mb']} MiB",
-        "pid": vm["pid"],
+        "since": vm["changed_at"],
+        "restart": vm["restart"],
+        "pid": vm["pid"] if process is None else f"{process['pid']} ({process['state']} since {process['started_at']})",
         "revision": vm["revision"],
         "at next start": vm["drift"],
         "user data": "yes" if vm["has_user_data"] else "",

@@ -42,7 +42,7 @@ class DhcpServer:
         self._netns = settings.paths.netns
         self._lease = settings.vpc.lease
         paths = settings.paths
-        self._hidden = (*HIDDEN, paths.run, paths.state, paths.images, *settings.volumes.folders)
+        self._hidden = (*HIDDEN, paths.netns, paths.run, paths.state, paths.images, *settings.volumes.folders)
 
     def observe(self, vpc: str) -> Dhcp | None:
         """What the running dnsmasq of a VPC serves.

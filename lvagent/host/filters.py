@@ -6,6 +6,7 @@ VPC is observed, and when a transaction that was made from memory is refused.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Mapping
 
 from lvagent.config import FilterSettings
@@ -36,6 +37,7 @@ class VpcFilter:
         self._space = space
         self._limits = limits
         self._known: dict[str, frozenset[Piece]] | None = None
+        self._numbers: dict[str, int] = {}
 
     def digest(self) -> str | None:
         """Which base is loaded; None if there is none, '' if a part of it is missing."""
@@ -47,6 +49,9 @@ class VpcFilter:
     def read(self) -> Owned:
         """The pieces of all owners, read now."""
         self._known = by_owner(nft_read.pieces(self._space.netfilter))
+        for owner, owned in self._known.items():
+            if (number := number_of(owned)) is not None:
+                self._numbers[owner] = number
         return self._known
 
     def remembered(self) -> Owned:
@@ -70,7 +75,7 @@ class VpcFilter:
             self.put(wanted, without)
             return
         known = self.read() if loaded is not None else {}
-        wish = _wish(wanted, without, known)
+        wish = self._wish(wanted, without)
         kept = {owner: owned for owner, owned in {**known, **wish}.items() if owned}
         self._known = None
         self._run(base(limits=self._limits) + change((), NOTHING.union(*kept.values())))
@@ -106,7 +111,7 @@ class VpcFilter:
 
     def _put(self, wanted: list[Filter | Subnet], without: list[str]) -> None:
         known = self.remembered()
-        wish = _wish(wanted, without, known)
+        wish = self._wish(wanted, without)
         there = NOTHING.union(*(known.get(owner, NOTHING) for owner in wish))
         want = NOTHING.union(*wish.values())
         if there != want:
@@ -133,21 +138,23 @@ class VpcFilter:
     def _run(self, text: str) -> None:
         self._space.nft.run(text, self._vpc)
 
+    def _wish(self, wanted: Iterable[Filter | Subnet], without: Iterable[str]) -> dict[str, frozenset[Piece]]:
+        """What each of these owners shall have."""
+        resources, gone = list(wanted), list(without)
+        for owner in gone:
+            self._numbers.pop(owner, None)
+        self._number([one.vm for one in resources if isinstance(one, Firewall)])
+        return dict.fromkeys(gone, NOTHING) | {owner_of(one): pieces(one, self._numbers) for one in resources}
 
-def _wish(wanted: Iterable[Filter | Subnet], without: Iterable[str], known: Owned) -> dict[str, frozenset[Piece]]:
-    """What each of these owners shall have."""
-    resources = list(wanted)
-    numbers = _numbers([one.vm for one in resources if isinstance(one, Firewall)], known)
-    return dict.fromkeys(without, NOTHING) | {owner_of(one): pieces(one, numbers) for one in resources}
+    def _number(self, vms: Iterable[str]) -> None:
+        """Give each VM a number, unless it has one, or had before somebody took the tables away.
 
-
-def _numbers(vms: list[str], known: Owned) -> dict[str, int]:
-    """A number for each VM: the one it has, else the lowest that no other has."""
-    there = {owner: number for owner, owned in known.items() if (number := number_of(owned)) is not None}
-    found = {vm: there[vm] for vm in vms if vm in there}
-    taken = set(there.values())
-    free = (number for number in range(1, RECEIVED) if number not in taken)
-    for vm in vms:
-        if vm not in found:
-            found[vm] = next(free)
-    return found
+        Flows bear the number of who began them and may outlive him; so a number that is free comes to nobody else.
+        """
+        taken = set(self._numbers.values())
+        for vm in vms:
+            while vm not in self._numbers:
+                number = 1 + secrets.randbelow(RECEIVED - 1)
+                if number not in taken:
+                    taken.add(number)
+                    self._numbers[vm] = number

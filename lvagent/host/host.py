@@ -6,12 +6,26 @@ import os
 import socket
 from pathlib import Path
 
-from lvagent.errors import SpecError
+from lvagent.errors import CommandError, SpecError
+from lvagent.host.run import run
 
 
 def boot_id() -> str:
     """The id of the kernel's current boot (random(4))."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def going_down() -> bool:
+    """Whether the host is about to stop: then libvirt-guests(8) shuts guests down, and nobody meant them to stay so.
+
+    systemd says so (org.freedesktop.systemd1(5), SystemState); a host without it never does.
+    """
+    if not Path("/run/systemd/system").is_dir():  # sd_booted(3)
+        return False
+    try:
+        return run(["systemctl", "show", "--property=SystemState"], timeout=5).strip() == "SystemState=stopping"
+    except CommandError:
+        return False
 
 
 def accelerator(wish: str) -> tuple[str, str]:

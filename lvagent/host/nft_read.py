@@ -101,7 +101,7 @@ def pieces(netfilter: Socket) -> frozenset[Piece]:
     """All that a VPC's filter holds besides its base."""
     found: set[Piece] = {*elements(netfilter, BRIDGE_SETS), *elements(netfilter, INET_SETS, INET)}
     found.update(_chains(netfilter))
-    found.update(one.rule for one in rules(netfilter) if one.rule.owner)
+    found.update(rule for rule in map(_rule, map(table, _rules(netfilter, ""))) if rule.owner)
     for net in _net_sets(netfilter):
         found.add(net)
         for first, last, _ in _intervals(_listed(netfilter, INET, net.name)):
@@ -131,13 +131,21 @@ def rules(netfilter: Socket, chain: str = "") -> list[Counted]:
 
     :param chain: only those of this chain.
     """
+    found = map(table, _rules(netfilter, chain))
+    return [one for one in map(_counted, found) if chain in ("", one.rule.chain)]
+
+
+def _rules(netfilter: Socket, chain: str) -> list[bytes]:
     body = _generic(INET) + text(_RULE_TABLE, TABLE) + (text(_RULE_CHAIN, chain) if chain else b"")
-    found = _dump(netfilter, Message(_GET_RULES, 0, body, "read rules"))
-    return [one for one in (_counted(table(raw[4:])) for raw in found) if chain in ("", one.rule.chain)]
+    return [raw[4:] for raw in _dump(netfilter, Message(_GET_RULES, 0, body, "read rules"))]
+
+
+def _rule(found: dict[int, bytes]) -> Rule:
+    return Rule(c_string(found.get(_RULE_CHAIN, b"")), _comment(found.get(_RULE_USERDATA, b"")))
 
 
 def _counted(found: dict[int, bytes]) -> Counted:
-    rule = Rule(c_string(found.get(_RULE_CHAIN, b"")), _comment(found.get(_RULE_USERDATA, b"")))
+    rule = _rule(found)
     packets = size = 0
     for _, raw in attributes(found.get(_RULE_EXPRESSIONS, b"")):
         expression = table(raw)

@@ -14,7 +14,6 @@ import pwd
 import resource
 import shutil
 import stat
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from pathlib import Path
 from lvagent.config import FilterSettings
 from lvagent.errors import LvagentError
 from lvagent.host import beneath, daemons, kernel_filter, netns, sysctl
+from lvagent.host.processes import began_at, parse_stat
 from lvagent.host.run import run
 
 TIME_ERROR = 5
@@ -103,12 +103,9 @@ def _comm(pid: int) -> str:
 
 
 def started(pid: int) -> float:
-    """When a process began (Unix time), 0 if it is gone. Source: proc(5), field 22 of stat."""
+    """When a process began (Unix time), 0 if it is gone."""
     text = text_of(f"/proc/{pid}/stat") or ""
-    if not text:
-        return 0.0
-    ticks = int(text.rpartition(")")[2].split()[19])
-    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+    return began_at(parse_stat(text)) if text else 0.0
 
 
 def open_files() -> int:

@@ -112,11 +112,12 @@ class VpcSide:
         """
         with translated(tap, "plug"):
             known = self.filter.remembered()
-        owner = names.tap_owner(tap)
-        walls = list(firewalls(self.vpc, [(vm, known[vm]) for vm, _ in [owner] if vm in known])) if owner else []
-        for port in port_filters(self.vpc, {tap: known.get(tap, frozenset())}):
-            if port.mac and any(tap in wall.taps for wall in walls):
-                return port.mac
+        vm = (names.tap_owner(tap) or ("", 0))[0]
+        walls = firewalls(self.vpc, [(vm, known.get(vm, frozenset()))])
+        bound = port_filters(self.vpc, {tap: known.get(tap, frozenset())})
+        macs = [port.mac for port in bound if port.mac]
+        if macs and any(tap in wall.taps for wall in walls):
+            return macs[0]
         raise HostError(tap, "plug", "its port has no filter", hint="give its filter first")
 
     def _fetch(self, plug: Plug, bridge: Link, root: Netspace) -> None:

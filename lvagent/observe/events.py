@@ -1,23 +1,32 @@
-"""libvirt's events: what happened is looked up later, here only the name goes into the queue.
+"""libvirt's events, on a connection of their own: libvirt's thread puts them into a queue, and others do the rest.
 
-Nothing depends on an event arriving: the clock's sweep finds what was missed. After libvirtd was restarted the
-callbacks are registered again, and an empty name asks for a look at everything.
+After libvirtd was restarted, or did not answer the keepalive, the connection is made again, the callbacks are
+registered again, and the queue is marked: something may have been missed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import threading
+from collections.abc import Callable
 
 import libvirt
+import libvirt_qemu
 
+from lvagent.observe import words
+from lvagent.observe.intake import Event, Intake, Plain
 from lvagent.spec import names
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
+
+MAX_DATA = 1024
+"""Characters of what qemu tells with an event."""
+
+KEEPALIVE = (5, 3)
+"""Seconds between two keepalives, and how many may stay without an answer."""
 
 
 def run_event_loop() -> None:
@@ -32,11 +41,11 @@ def run_event_loop() -> None:
 
 
 class LibvirtEvents:
-    """Puts the name of a domain of ours into a queue whenever its lifecycle changed."""
+    """Puts what happens to domains with a name of ours into an intake."""
 
-    def __init__(self, uri: str, names_queue: queue.SimpleQueue[str]) -> None:
+    def __init__(self, uri: str, intake: Intake) -> None:
         self._uri = uri
-        self._queue = names_queue
+        self._intake = intake
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="libvirt-watch", daemon=True)
 
@@ -50,11 +59,13 @@ class LibvirtEvents:
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
+        why = "the agent has just begun to watch"
         while not self._stopped.is_set():
             lost = threading.Event()
             connection = self._connect(lost)
             if connection is not None:
-                self._queue.put("")
+                self._intake.mark(why)
+                why = "the connection to libvirt was lost"
                 while not self._stopped.is_set() and not lost.is_set():
                     lost.wait(0.5)
                 with contextlib.suppress(libvirt.libvirtError):
@@ -64,15 +75,42 @@ class LibvirtEvents:
     def _connect(self, lost: threading.Event) -> libvirt.virConnect | None:
         try:
             connection = libvirt.open(self._uri)
-            connection.setKeepAlive(5, 3)
+            connection.setKeepAlive(*KEEPALIVE)
             connection.registerCloseCallback(lambda _connection, _reason, _opaque: lost.set(), None)
-            connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._happened, None)
+            connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._life, None)
         except libvirt.libvirtError as error:
             log.debug("no events: %s", error)
             return None
+        self._register_others(connection)
         return connection
 
-    def _happened(self, _connection: object, domain: libvirt.virDomain, *_detail: object) -> None:
+    def _register_others(self, connection: libvirt.virConnect) -> None:
+        """Register for what some drivers do not have; without it the agent knows less, and works."""
+        for ident, kind in words.KINDS.items():
+            try:
+                connection.domainEventRegisterAny(None, ident, self._callback(kind), None)
+            except libvirt.libvirtError as error:
+                log.debug("no events %s: %s", kind.name, error)
+        try:
+            libvirt_qemu.qemuMonitorEventRegister(connection, None, None, self._qmp, None)
+        except libvirt.libvirtError as error:
+            log.debug("no events of QMP: %s", error)
+
+    def _callback(self, kind: words.Kind) -> Callable[..., None]:
+        def happened(_connection: object, domain: libvirt.virDomain, *values: object) -> None:
+            self._put(domain, kind.name, kind.detail(values[:-1]))
+
+        return happened
+
+    def _life(self, _connection: object, domain: libvirt.virDomain, event: int, detail: int, _opaque: object) -> None:
+        self._put(domain, "lifecycle", words.lifecycle(event, detail))
+
+    def _qmp(
+        self, _connection: object, domain: libvirt.virDomain, event: str, _s: int, _us: int, data: str, _opaque: object
+    ) -> None:
+        self._put(domain, "qmp", {"event": event, "data": data[:MAX_DATA] if data else None})
+
+    def _put(self, domain: libvirt.virDomain, kind: str, detail: dict[str, Plain]) -> None:
         name = domain.name()
         if names.VM_ID.match(name):
-            self._queue.put(name)
+            self._intake.put(Event(name, kind, detail))

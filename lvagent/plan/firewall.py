@@ -24,7 +24,7 @@ def filters(vpc: str, members: Iterable[VmConfig]) -> frozenset[Filter]:
     """The firewalls of these members, the groups that their rules name, and the extra addresses."""
     there = [vm for vm in members if vpc in vm.vpcs]
     walls = {firewall(vpc, vm) for vm in there}
-    groups = {group(vpc, name, there) for wall in walls for rule in wall.rules for name in named(rule)}
+    groups = {group(vpc, name, there) for name in {name for vm in there for rule in vm.rules for name in named(rule)}}
     spans = _spans({vm.id: _extra_nets(vpc, vm) for vm in there})
     return frozenset(walls | groups | ({Extras(vpc, spans)} if spans else set()))
 

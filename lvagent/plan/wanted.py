@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip
 from lvagent.config import FilterSettings
 from lvagent.errors import SpecError
 from lvagent.plan import firewall
+from lvagent.plan.diff import identity
 from lvagent.plan.resources import (
     Bridge,
     Dhcp,
@@ -97,6 +98,13 @@ def network(vpc: str, members: Iterable[VmConfig], policy: Policy) -> frozenset[
     for name in {nic.subnetname for _, nic in nics}:
         found |= _segment(vpc, [nic for _, nic in nics if nic.subnetname == name], policy)
     return frozenset(found | {port_filter(vm, nic) for vm, nic in nics} | firewall.filters(vpc, [vm for vm, _ in nics]))
+
+
+def crossed(members: Iterable[VmConfig], policy: Policy) -> frozenset[tuple[str, ...]]:
+    """The identities of what stands on the underlay side for these members."""
+    vnis = {nic.vxlanid for vm in members for nic in vm.networks if nic.vxlanid}
+    segments = {identity(one) for vni in vnis for one in (Bridge(vni, 0), Vxlan(vni, 0, "", 0))}
+    return frozenset(segments | ({identity(Fabric(policy.fabric))} if vnis else set()))
 
 
 def _segment(vpc: str, nics: list[Network], policy: Policy) -> set[Resource]:

@@ -10,6 +10,7 @@ compared.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
@@ -66,12 +67,14 @@ def firewall_pieces(wall: Firewall, number: int) -> frozenset[Piece]:
         }
     for mark in (number, number + RECEIVED):
         found.add(Element("vms", (str(mark),), wall.vm))
+    found.add(Element("began", (str(number + RECEIVED), str(number)), wall.vm))
     found |= _directed("sent_by", str(number), wall.vm, begins, meets)
     found |= _directed("received_by", str(number + RECEIVED), wall.vm, meets, begins)
     for address in wall.addresses:
         family = ip_address(address).version
         found |= _directed(f"routed{family}", address, wall.vm, meets, begins)
         found.add(Element(f"known{family}", (address,), wall.vm))
+        found.add(Element(f"began{family}", (address, str(number)), wall.vm))
     return frozenset(found | set(_rules(wall)))
 
 
@@ -184,6 +187,7 @@ def firewalls(vpc: str, owned: Iterable[tuple[str, frozenset[Piece]]]) -> Iterat
             yield _firewall(vpc, owner, pieces)
 
 
+@functools.lru_cache(maxsize=1 << 12)
 def _firewall(vpc: str, vm: str, pieces: frozenset[Piece]) -> Firewall:
     broken = Firewall(vpc, vm, (), (), ())
     number = number_of(pieces)

@@ -45,6 +45,8 @@ TABLE = "lvagent"
 _MARKS = {"closed": 0x8000_0000, "fabric": 0x8000_0001, "bridged": 0x8000_0000 | RECEIVED}
 """Marks of what goes to no port, and to the underlay side; and the bits of which what is bridged has one."""
 
+_WORDS, _END = 9, "."
+"""The words of a note; the last one says that no chunk of it is missing."""
 _CHUNK = 100
 """Characters of a note in one comment; nft takes 128."""
 
@@ -210,7 +212,7 @@ def port_elements(port: PortFilter) -> frozenset[Element]:
         found.add(Element("later", (tap,)))
     found |= {Element(name, (local,), tap) for name in ("local6", "local_target6")}
     for mac in (port.mac, *port.extra_macs):
-        found |= {Element("macs", (tap, mac)), Element("hardware", (tap, mac))}
+        found |= {Element("macs", (tap, mac)), Element("hardware", (tap, mac)), Element("optmacs", (tap, mac))}
         found |= _own6(tap, names.link_local(mac))
     if port.ipv4:
         found.add(Element("own4", (tap, str(ip_address(port.ipv4)))))
@@ -233,8 +235,8 @@ def _extras(port: PortFilter) -> set[Element]:
 def _notes(port: PortFilter) -> set[Element]:
     fields = (port.ipv4, port.ipv6, port.gateway_v4, port.gateway_v6)
     lists = (",".join(port.extra_macs), ",".join(map(str, port.extra_addresses)))
-    whole = " ".join((port.subnet, port.mac, *(field or "-" for field in (*fields, *lists))))
-    if whole.count(" ") != 7:
+    whole = " ".join((port.subnet, port.mac, *(field or "-" for field in (*fields, *lists)), _END))
+    if whole.count(" ") != _WORDS - 1:
         raise ValueError(f"{whole!r} is no filter of a port")
     chunks = [whole[at : at + _CHUNK] for at in range(0, len(whole), _CHUNK)]
     return {Element("notes", (port.tap, str(number)), f"[{chunk}]") for number, chunk in enumerate(chunks)}
@@ -267,9 +269,9 @@ def _noted(vpc: str, tap: str, owned: frozenset[Piece]) -> PortFilter:
         if isinstance(element, Element) and element.set == "notes"
     )
     words = "".join(chunk[1:-1] for _, chunk in chunks).split(" ")
-    if len(words) != 8:
+    if len(words) != _WORDS or words[-1] != _END:
         raise ValueError("no whole note")
-    subnet, mac, *rest = words
+    subnet, mac, *rest = words[:-1]
     ipv4, ipv6, gateway_v4, gateway_v6, macs, addresses = (None if word == "-" else word for word in rest)
     return PortFilter(
         vpc=vpc,

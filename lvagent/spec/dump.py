@@ -26,6 +26,7 @@ def dump_vm(vm: VmConfig, *, secrets: bool) -> dict[str, object]:
         "rules": [dump_rule(rule) for rule in vm.rules],
         "keys": list(vm.keys),
         "datasource": _text(vm.datasource),
+        "restart": vm.restart.value,
     }
     if secrets:
         document["user_data"] = _user_data(vm.user_data)

@@ -19,7 +19,7 @@ from lvagent.spec.nics import parse_nic
 from lvagent.spec.rules import direction_of, parse_rule
 from lvagent.spec.schema import EncodedModel, VmModel, vm_schema
 from lvagent.spec.shape import validate
-from lvagent.spec.vm import Datasource, Network, VmConfig, Volume
+from lvagent.spec.vm import Datasource, Network, Restart, VmConfig, Volume
 from lvagent.spec.volumes import parse_volume
 
 __all__ = ["changes", "direction_of", "parse_vm", "vm_schema"]
@@ -52,6 +52,7 @@ def _assembled(model: VmModel, networks: list[Network], volumes: list[Volume], u
         keys=parse_keys(model.keys or (), "keys"),
         user_data=_user_data(model.user_data, user_data_max),
         datasource=Datasource(model.datasource) if model.datasource else None,
+        restart=Restart(model.restart or Restart.ON_FAILURE),
     )
 
 

@@ -232,6 +232,12 @@ class VmModel(BaseModel):
         description="nocloud, ec2 or openstack: how metadata looks to the guest; absent: as the agent is set",
         examples=["nocloud"],
     )
+    restart: Literal["never", "on-failure", "always"] | None = Field(
+        None,
+        description="when it is started again after it ended by itself: never, on-failure (it crashed; the default), "
+        "or always (also after the guest shut itself down)",
+        examples=["on-failure"],
+    )
 
 
 CHILDREN: dict[type[BaseModel], dict[str, type[BaseModel]]] = {

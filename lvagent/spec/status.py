@@ -70,10 +70,23 @@ class PortView:
 
 
 @dataclass(frozen=True, slots=True)
+class ProcessView:
+    """A process as the kernel has it. ``state``: running, stopped (SIGSTOP), traced, zombie or dead.
+
+    ``started_at``: RFC 3339; with the pid, it names this process and no other.
+    """
+
+    pid: int
+    state: str
+    started_at: str
+
+
+@dataclass(frozen=True, slots=True)
 class VmStatus:
     """A VM: what is wanted and what is there.
 
-    ``wanted``: running or stopped. ``drift``: paths of the spec whose wish differs from what the running guest has
+    ``wanted``: running or stopped. ``changed_at``: RFC 3339 time since which the agent knows this state and reason.
+    ``drift``: paths of the spec whose wish differs from what the running guest has
     (they take effect at the next start). ``observed_at``: RFC 3339. ``stale``: libvirt could not be asked since then.
     """
 
@@ -82,13 +95,28 @@ class VmStatus:
     reason: str
     wanted: str
     revision: int
-    pid: int | None
+    changed_at: str
+    process: ProcessView | None
     ports: tuple[PortView, ...]
     drift: tuple[str, ...]
     timings: tuple[PhaseTime, ...]
     error: str | None
     observed_at: str
     stale: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LookView:
+    """A VM looked at afresh. ``domain``: libvirt's state and its reason; None: libvirt has no such domain.
+
+    ``qemu``: what its monitor said to ``query-status``; None: nothing was asked, or nothing came. ``qemu_error``: why
+    nothing came; None: it did, or the VM does not run.
+    """
+
+    status: VmStatus
+    domain: tuple[str, str] | None
+    qemu: tuple[str, bool] | None
+    qemu_error: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,14 @@ class Datasource(StrEnum):
     OPENSTACK = "openstack"
 
 
+class Restart(StrEnum):
+    """When a VM that ended without being told to is started again: never, when it crashed, or however it ended."""
+
+    NEVER = "never"
+    ON_FAILURE = "on-failure"
+    ALWAYS = "always"
+
+
 @dataclass(frozen=True, slots=True)
 class Volume:
     """A disk. ``path``: absolute path of a qcow2 file. ``position`` 0 is the boot disk.
@@ -97,6 +105,7 @@ class VmConfig:
     keys: tuple[str, ...] = ()
     user_data: bytes | None = field(default=None, repr=False)
     datasource: Datasource | None = None
+    restart: Restart = Restart.ON_FAILURE
 
     @property
     def vpcs(self) -> tuple[str, ...]:

@@ -127,6 +127,21 @@ def gone(case: Case) -> Reason | None:
     return Reason("it is gone, and nothing tells why")
 
 
+def given_up(case: Case) -> Reason | None:
+    """It crashed so often that it is not started again any more."""
+    entry, undone = case.last("given up"), case.last("undefined")
+    if case.state != "failed" or entry is None or (undone is not None and str(undone["at"]) > str(entry["at"])):
+        return None
+    told = detail(entry)
+    what = f"it ended again after {told.get('tries')} restarts, so it was given up at {entry['at']}"
+    return Reason(f"{what}: {told.get('reason')}", _look_into(case))
+
+
+def _look_into(case: Case) -> str:
+    """Where it may say why it ended."""
+    return f"lvagent vm log {case.vm}; /var/log/libvirt/qemu/{case.vm}.log; then lvagent vm start {case.vm}"
+
+
 def undefined(case: Case) -> Reason | None:
     """Somebody took its domain away."""
     entry = case.last("undefined")
@@ -148,8 +163,14 @@ def crashed(case: Case) -> Reason | None:
         return None
     entry = case.last("state")
     ran = case.ran(entry) if entry is not None else ""
-    todo = f"lvagent vm log {case.vm}; /var/log/libvirt/qemu/{case.vm}.log; then lvagent vm start {case.vm}"
-    return Reason(f"its qemu ended unexpectedly (killed, out of memory, or a defect){ran}", todo)
+    status = case.status or {}
+    if status.get("process"):
+        what = f"its guest crashed ({status.get('reason')}){ran}; its qemu goes on, with its memory"
+        return Reason(what, f"lvagent vm log {case.vm}; then lvagent vm stop {case.vm}, lvagent vm start {case.vm}")
+    what = f"its qemu ended unexpectedly (killed, out of memory, or a defect){ran}"
+    if status.get("wanted") == "running" and status.get("restart") in ("on-failure", "always"):
+        return Reason(f"{what}; it is started again by itself", "look again in a minute")
+    return Reason(what, _look_into(case))
 
 
 def stopped(case: Case) -> Reason | None:
@@ -243,6 +264,7 @@ def drifting(case: Case) -> Reason | None:
 RULES: tuple[Rule, ...] = (
     refused_start,
     gone,
+    given_up,
     undefined,
     under_way,
     crashed,

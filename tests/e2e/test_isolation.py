@@ -162,7 +162,9 @@ def test_a_stream_feels_no_rules_of_others_and_ends_with_its_own(site: LabHost, 
     change_others(site, changes)
     assert int(say(site, ssh_key, TWO, COUNT)) > lines + 10
     assert say(site, ssh_key, ONE, RETRANSMITTED) == retransmitted, "nothing was lost meanwhile"
+    began = time.monotonic()
     put_rules(site, 2, ssh_key.public, SSH_AND_PING)
+    print(f"cut by a PUT of {(time.monotonic() - began) * 1000:.0f} ms, after {changes} changes of others' rules")
     cut = say(site, ssh_key, TWO, COUNT)
     time.sleep(1.5)
     assert say(site, ssh_key, TWO, COUNT) == cut, "not one more line since the PUT was answered"
@@ -177,9 +179,20 @@ def test_a_stream_feels_no_rules_of_others_and_ends_with_its_own(site: LabHost, 
 
 
 def test_rules_are_counted(site: LabHost, ssh_key: SshKey) -> None:
-    site.virsh("list")
-    listed = site.run(["nft", "list", "chain", "inet", "lvagent", "in-0000000002"], netns=A).stdout
-    assert re.search(r"packets [1-9][0-9]* bytes [0-9]+ return comment \"ingress 0 tcp 22-22 any any\"", listed)
+    before = site.api("GET", "/v1/vms/i-0000000003/rules").json
+    assert say(site, ssh_key, ONE, CONNECTS.format(THREE, 22)) == "yes"
+    assert say(site, ssh_key, ONE, PINGS.format(THREE)) == "no"
+    after = site.api("GET", "/v1/vms/i-0000000003/rules").json
+    (was,), (rule,) = before["rules"], after["rules"]
+    assert (rule["proto"], rule["port"], rule["direction"]) == ("tcp", 22, "ingress")
+    assert rule["packets"] > was["packets"]
+    assert rule["bytes"] > was["bytes"]
+    assert rule["last_hit"] is not None
+    refused = [one["refused"]["ingress"]["packets"] for one in (before, after)]
+    assert refused[1] - refused[0] == 2, "two pings"
+    told = site.run(["lvagent", "vm", "rules", "i-0000000003"]).stdout.splitlines()
+    assert told[0].split() == ["DIRECTION", "PROTO", "PORT", "SOURCE", "DESTINATION", "PACKETS", "BYTES", "LAST", "HIT"]
+    assert told[1].split()[:5] == ["ingress", "tcp", "22", "any", "any"]
 
 
 FLOODS = ("syn", "arp", "dhcp", "metadata")

@@ -42,7 +42,7 @@ def wait_for(what: Callable[[], bool], seconds: float, lab: LabHost) -> None:
 
 def test_a_life_of_a_guest(agent_lab: LabHost, ssh_key: SshKey) -> None:
     lab = agent_lab
-    assert lab.api("PUT", f"/v1/vms/{VM}", guest(1, ssh_key.public, nic(host=5))).status == 201
+    assert lab.api("PUT", f"/v1/vms/{VM}", guest(1, ssh_key.public, nic(host=5), restart="never")).status == 201
     assert kinds(lab)[:3] == ["plugged", "state", "operation"]
     assert "has not asked for an address yet" in why(lab)
     wait_for(lambda: {"dhcp", "metadata"} <= set(kinds(lab)), BOOT_SECONDS, lab)

@@ -26,6 +26,7 @@ MEDIAN_FUNCTION = 12
 
 PACKAGE_OF = {
     "apt-cache": "", "apt-get": "", "dpkg-deb": "", "env": "",  # essential in Debian
+    "systemctl": "",  # asked only where systemd runs
     "cpio": "cpio", "dnsmasq": "dnsmasq-base", "grub-mkimage": "grub-common", "ip": "iproute2",
     "mke2fs": "e2fsprogs", "mmdebstrap": "mmdebstrap", "modprobe": "kmod", "nft": "nftables", "qemu-img": "qemu-utils",
     "sfdisk": "fdisk", "ssh": "openssh-client", "tar": "", "unshare": "util-linux", "virsh": "libvirt-clients",

@@ -49,6 +49,7 @@ def sound_specs(draw: st.DrawFn) -> Json:
                 "keys": st.just([KEY]),
                 "user_data": data,
                 "datasource": st.sampled_from(["nocloud", "openstack", "ec2"]),
+                "restart": st.sampled_from(["never", "on-failure", "always"]),
                 "volumes": _volumes(number),
             },
         )

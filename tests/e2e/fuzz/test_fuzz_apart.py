@@ -13,6 +13,7 @@ from tests.e2e.fuzz.oracle import check
 from tests.e2e.fuzz.routes import Json, routes_of
 from tests.e2e.fuzz.sent import Request, drawn, garbage, mostly, requests
 from tests.e2e.fuzz.served import IDS, NAMES, Served
+from tests.lab.stream import Stream
 
 pytestmark = pytest.mark.e2e
 
@@ -68,6 +69,28 @@ def test_monitors(served: Served, monitor: str, bodies: st.SearchStrategy[object
     assert running(served) == {IDS[0], IDS[1]}
     served.clear()
     assert before.difference(served.lab.snapshot()) == {}
+
+
+LASTS = ("", "0", "00000000.0", "ffffffff.999999999999999", "1f2e3d4c.-1", "1f2e3d4c.17\t", "x" * 4000, "%00", "1.1.1")
+QUERIES = ("", f"?vm={IDS[0]}", "?vm=", "?vm=x", f"?vm={IDS[0]}&vm={IDS[1]}", "?after=1", "?vm=i-000000000%D9%A1")
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_streams(served: Served, query: str) -> None:
+    route = next(one for one in routes_of(served.document) if one.key == "GET /v1/events")
+    socket = str(served.lab.path("/run/lvagent/api.sock"))
+    for last in LASTS:
+        with Stream(socket, query, last.strip()) as stream:
+            refused = stream.status != 200
+            assert str(stream.status) in route.told["responses"]
+            assert refused == (query not in ("", f"?vm={IDS[0]}")), (query, stream.status)
+            if not refused and last:
+                assert "reason" in stream.wait("reset").detail
+    with Stream(socket, f"?vm={IDS[0]}") as stream:
+        served.populate()
+        served.clear()
+        assert stream.wait("deleted").told["vm"] == IDS[0]
+        assert {seen.told["vm"] for seen in stream.events} == {IDS[0]}
 
 
 def running(served: Served) -> set[str]:

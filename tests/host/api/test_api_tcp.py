@@ -608,3 +608,23 @@ def test_the_command_line_over_tls(serve: Callable[..., Served], tls: dict[str, 
     assert uncertified[0] == 5
     for _, out, err in (made, denied, untrusted, uncertified):
         assert token.split("_")[2] not in out + err
+
+
+def test_events_over_tls_end_with_their_token(
+    serve: Callable[..., Served], tls: dict[str, str], authority: Authority
+) -> None:
+    served = serve(**tls)
+    news = served.agent.follow()
+    token = served.token(Role.READ)
+    argv = [sys.executable, "-m", "lvagent", "--url", f"https://{served.url}", "--cacert", str(authority.cert)]
+    argv += ["events", "-o", "json", "--after", f"{news.epoch}.0"]
+    news.publish("i-0000000001", "crashed", reason="killed")
+    environment = {**os.environ, "LVAGENT_TOKEN": token}
+    with subprocess.Popen(argv, cwd=TREE, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
+        assert client.stdout is not None
+        event = json.loads(client.stdout.readline())
+        assert (event["id"], event["vm"], event["type"]) == (f"{news.epoch}.1", "i-0000000001", "crashed")
+        served.store.revoke(token.split("_")[1])
+        _, complaint = client.communicate(timeout=30)
+    assert (client.returncode, b"the stream ended" in complaint) == (5, True)
+    news.close()

@@ -312,7 +312,7 @@ def test_only_root_speaks_on_the_control_socket(service: MetadataService, one_vp
     argv = ["/usr/bin/python3", "-I", "-c", script, str(path)]
     assert run(argv).startswith('b\'{"vpcs":[{')
     with contextlib.suppress(HostError):  # the end of the connection may come as a reset
-        assert run(argv, user=account.pw_uid, group=account.pw_gid) == "b''\n"
+        assert run(["setpriv", f"--reuid={account.pw_uid}", "--clear-groups", "--", *argv]) == "b''\n"
     assert "refused a client of the control socket with uid 65534" in (folder / "state" / "metadata.log").read_text()
 
 

@@ -133,7 +133,7 @@ class Site:
             bound = [wanted.port_filter(spec, spec.networks[0]), firewall.firewall(VPC, spec)]
             self.network.plug(bound, place)
         for one in hosts:
-            self._introduce(one)
+            self.introduce(one)
 
     def spec(self, vm: str) -> VmConfig:
         """The spec of a VM."""
@@ -141,7 +141,8 @@ class Site:
         assert entry is not None
         return entry.spec
 
-    def _introduce(self, one: Host) -> None:
+    def introduce(self, one: Host) -> None:
+        """Let the gateway know where a guest is: these taps do not answer when it asks."""
         tap, (v4, v6) = self.taps[one.name], GATEWAYS[one.subnet]
         body = frames.neighbour(frames.NS, v6, one.mac)
         asks = frames.message6(one.mac, one.ipv6, v6, frames.NS, body, to=names.gateway_mac(one.subnet))

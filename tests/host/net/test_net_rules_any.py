@@ -153,6 +153,8 @@ def test_the_kernel_decides_as_the_rules_say(
         if any(is_out(rule, one) for rule in rules[one.name]):
             rules[one.name].append(MARK_OUT)
     site.put(*(document(one, rules[one.name]) for one in HOSTS))
+    for one in HOSTS:
+        site.introduce(one)
     for sender, target in itertools.permutations(HOSTS, 2):
         version = data.draw(st.sampled_from([4, 6]))
         tunnel = [str(GRE)] if sender.name < target.name else []  # has no ports: the other way it is an answer

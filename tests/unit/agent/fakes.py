@@ -16,6 +16,8 @@ from lxml import etree
 from lvagent.agent.core import Agent, Parts
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
+from lvagent.agent.news import News
+from lvagent.agent.tidings import Reporter
 from lvagent.agent.timeline import Timeline
 from lvagent.errors import HostError, NotFound, SpecError
 from lvagent.host.libvirt import DomainRecord, DomainState
@@ -143,6 +145,11 @@ class FakeDomains:
             self.ended(vm)
             if not self.found[vm].persistent:
                 del self.found[vm]
+
+    def end(self, vm: str, state: State, reason: str) -> None:
+        """Its qemu ended, and nobody of us did it."""
+        self.found[vm].live, self.found[vm].state = None, DomainState(state, reason, active=False)
+        self.ended(vm)
 
     def shutdown(self, vm: str) -> None:
         self.destroy(vm)
@@ -392,7 +399,10 @@ POLICY = Policy(
 
 
 class FakeHost:
-    """All the parts, and agents on them; a new agent is what a restart brings."""
+    """All the parts, and agents on them; a new agent is what a restart brings.
+
+    ``now``: what the clock says, in seconds. ``going_down``: whether the host is about to stop.
+    """
 
     def __init__(self, locks: Path) -> None:
         self.breaker = Breaker()
@@ -406,13 +416,30 @@ class FakeHost:
         self.pages = FakePages()
         self.console = b""
         self._locks = locks
+        self.now = 1000.0
+        self.going_down = False
 
     def agent(self, *, boot_id: str = "boot-1", sweep: bool = True) -> Agent:
-        index = Index()
+        news = News(lambda vm: index.vpcs_of(vm))
+        index = Index(Reporter(news))
         networks = Networks(index, self.wires, self.dhcp, self.metadata, POLICY, self._locks)
         options = DomainOptions(accel="qemu", emulator="/usr/bin/qemu-system-x86_64")
         timeline = Timeline(self.pages, lambda _vm, count: self.console[-count:])
-        made = Agent(Parts(index, self.domains, self.monitors, self.volumes, networks, options, boot_id, timeline))
+        made = Agent(
+            Parts(
+                index,
+                self.domains,
+                self.monitors,
+                self.volumes,
+                networks,
+                options,
+                boot_id,
+                news,
+                timeline,
+                going_down=lambda: self.going_down,
+                clock=lambda: self.now,
+            )
+        )
         self.domains.hook = lambda vm, xml: made.plugger.start(vm, xml, lambda: True)
         if sweep:
             assert made.sweep()

@@ -197,10 +197,13 @@ def test_a_restarted_agent_knows_the_same(host: FakeHost) -> None:
     agent = host.agent()
     agent.put(full(1))
     agent.put(full(2))
-    before, told = host.state(), [dataclasses.replace(one, observed_at="", timings=()) for one in agent.vms()]
+    before, told = (
+        host.state(),
+        [dataclasses.replace(one, observed_at="", changed_at="", timings=()) for one in agent.vms()],
+    )
     again = host.agent()
     assert host.state() == before
-    assert [dataclasses.replace(one, observed_at="", timings=()) for one in again.vms()] == told
+    assert [dataclasses.replace(one, observed_at="", changed_at="", timings=()) for one in again.vms()] == told
 
 
 def test_what_a_dead_agent_left_of_a_vpc_goes_with_the_sweep(host: FakeHost) -> None:

@@ -341,15 +341,15 @@ def test_an_answer_that_is_older_than_what_is_known_says_nothing(host: FakeHost)
     agent = host.agent()
     agent.put(spec(1))
     agent.power(VM, Action.STOP)
-    record = host.domains.record
+    state = host.domains.state
 
     def slow(vm: str) -> Any:  # noqa: ANN401 - as the fake
-        old = record(vm)
-        host.domains.record = record  # type: ignore[method-assign]
+        old = state(vm)
+        host.domains.state = state  # type: ignore[method-assign]
         agent.power(VM, Action.START)
         return old
 
-    host.domains.record = slow  # type: ignore[method-assign]
+    host.domains.state = slow  # type: ignore[method-assign]
     agent.observe(VM)
     assert agent.vm(VM).state is State.RUNNING
 

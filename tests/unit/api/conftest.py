@@ -20,7 +20,7 @@ def agent() -> FakeAgent:
 
 @pytest.fixture
 def settings() -> Settings:
-    return Settings(api=Api(max_body=1 << 20, operations=4, threads=12))
+    return Settings(api=Api(max_body=1 << 20, operations=4, threads=18, streams=6))
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from flask.testing import FlaskClient
 from werkzeug.datastructures import Headers
 from werkzeug.test import TestResponse
 
+from lvagent.agent.pace import Pace
 from lvagent.api.app import create_app, operations_of, parts_of
 from lvagent.api.doors import LOCAL_ADDRESS, TokenDoor
-from lvagent.api.trail import Pace
 from lvagent.config import Settings
 from lvagent.host.tokens import TokenStore
 from lvagent.spec.access import Role

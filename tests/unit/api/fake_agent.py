@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from lvagent.agent.news import News
 from lvagent.api.protocol import Agent, Watch
 from lvagent.errors import Conflict, MonitorError, NotFound
 from lvagent.plan.firewall import directed
@@ -16,10 +17,12 @@ from lvagent.spec.status import (
     Action,
     FirewallView,
     ImageView,
+    LookView,
     Outcome,
     PhaseTime,
     Plan,
     PortView,
+    ProcessView,
     PutResult,
     Readiness,
     RuleView,
@@ -33,6 +36,7 @@ from lvagent.spec.vm import Network, VmConfig
 
 TIMES = (PhaseTime("check", 0.1), PhaseTime("define", 4.0), PhaseTime("wire", 8.5), PhaseTime("start", 500.25))
 NOW = "2026-11-23T21:45:00.000Z"
+PROCESS = ProcessView(4242, "running", NOW)
 
 
 def _port(vm: str, nic: Network) -> PortView:
@@ -55,7 +59,8 @@ def _status(spec: VmConfig, revision: int) -> VmStatus:
         reason="booted",
         wanted="running",
         revision=revision,
-        pid=4242,
+        changed_at=NOW,
+        process=PROCESS,
         ports=tuple(_port(spec.id, nic) for nic in spec.networks),
         drift=(),
         timings=TIMES,
@@ -69,6 +74,7 @@ class FakeAgent:
     """Serves calls from many threads.
 
     ``gate``: while it is not set, what changes something waits. ``failure``: raised by the next change instead.
+    ``news`` are closed: a stream of them ends after what it begins with; ``follow`` makes such as go on.
     ``calls`` has what changed something, in its order; ``ready`` is what readiness says.
     """
 
@@ -83,6 +89,17 @@ class FakeAgent:
         self.console = b"login: "
         self.files: set[str] = set()
         self.told: dict[str, tuple[TimelineEntry, ...]] = {}
+        self.news = News(self._scope)
+        self.news.close()
+
+    def follow(self) -> News:
+        """News that streams go on with."""
+        self.news = News(self._scope)
+        return self.news
+
+    def _scope(self, vm: str) -> tuple[str, ...]:
+        found = self._vms.get(vm)
+        return () if found is None else found.spec.vpcs
 
     def _enter(self, what: str, vm: str) -> None:
         with self._lock:
@@ -147,8 +164,8 @@ class FakeAgent:
             state = states.get(action, State.RUNNING)
             if action is Action.RESUME and old.state is not State.PAUSED:
                 raise Conflict(f"{vm} is {old.state}: it cannot resume", other=vm, hint="it must be paused")
-            pid = None if state is State.STOPPED else 4242
-            self._vms[vm] = dataclasses.replace(old, state=state, pid=pid)
+            process = None if state is State.STOPPED else PROCESS
+            self._vms[vm] = dataclasses.replace(old, state=state, process=process)
             return self._vms[vm]
 
     def vm(self, vm: str) -> VmStatus:
@@ -160,6 +177,12 @@ class FakeAgent:
     def vms(self) -> Sequence[VmStatus]:
         with self._lock:
             return tuple(self._vms[vm] for vm in sorted(self._vms))
+
+    def look(self, vm: str) -> LookView:
+        status = self.vm(vm)
+        if status.process is None:
+            return LookView(status, (status.state, status.reason), None, None)
+        return LookView(status, (status.state, status.reason), ("running", True), None)
 
     def rules(self, vm: str) -> FirewallView:
         spec = self.vm(vm).spec

@@ -42,6 +42,8 @@ LEAST: dict[str, str] = {
     "GET /v1/vms/{id}/timeline": "read",
     "GET /v1/operations": "read",
     "GET /v1/operations/{id}": "read",
+    "GET /v1/events": "read",
+    "GET /v1/vms/{id}/status": "operate",
     "GET /v1/vms/{id}/console": "operate",
     "GET /v1/vms/{id}/domain.xml": "operate",
     "POST /v1/vms/{id}/{action}": "operate",

@@ -87,6 +87,7 @@ def walk(client: FlaskClient) -> list[tuple[str, str, TestResponse]]:
     operation = later.headers.get("Location") or f"/v1/operations/{client.get('/v1/operations').json['items'][0]['id']}"
     plain = [
         "/v1/vms", "/v1/vpcs", "/v1/subnets", "/v1/images", "/v1/operations", "/healthz", "/readyz", "/openapi.json",
+        "/v1/events",
         "/docs",
     ]  # fmt: skip
     return [
@@ -99,6 +100,7 @@ def walk(client: FlaskClient) -> list[tuple[str, str, TestResponse]]:
         ("POST", "/v1/vms/{id}/{action}", client.post(f"{vm1}/pause")),
         ("GET", "/v1/vms/{id}", client.get(vm1)),
         ("GET", "/v1/vms/{id}/rules", client.get(f"{vm1}/rules")),
+        ("GET", "/v1/vms/{id}/status", client.get(f"{vm1}/status")),
         ("GET", "/v1/vms/{id}/domain.xml", client.get(f"{vm1}/domain.xml")),
         ("GET", "/v1/vms/{id}/console", client.get(f"{vm1}/console?tail=100")),
         ("POST", "/v1/vms/{id}/qmp", client.post(f"{vm1}/qmp", json={"execute": "query-status"})),

@@ -8,8 +8,8 @@ import logging
 import pytest
 from flask.testing import FlaskClient
 
+from lvagent.agent.pace import Pace
 from lvagent.api.app import create_app, operations_of
-from lvagent.api.trail import Pace
 from lvagent.config import Settings
 from lvagent.errors import HostError
 from lvagent.spec.access import Role

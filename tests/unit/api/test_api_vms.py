@@ -76,12 +76,15 @@ def test_a_vm_is_its_spec_and_how_it_stands_without_its_user_data(client: FlaskC
         ],
         "keys": full()["keys"],
         "datasource": "ec2",
+        "restart": "on-failure",
         "has_user_data": True,
         "state": "running",
         "reason": "booted",
         "wanted": "running",
         "revision": 1,
         "pid": 4242,
+        "process": {"pid": 4242, "state": "running", "started_at": "2026-11-23T21:45:00.000Z"},
+        "changed_at": "2026-11-23T21:45:00.000Z",
         "ports": [
             {
                 "position": 0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from lvagent.api.app import create_app
 from lvagent.cli import root
 from lvagent.commands.client import Reply
+from lvagent.commands.failure import of_problem
 from lvagent.commands.session import Session
 from lvagent.config import Settings
 from tests.unit.api.fake_agent import FakeAgent
@@ -30,6 +31,7 @@ class Shell:
     def __init__(self, folder: Path) -> None:
         self.agent = FakeAgent()
         self.app = create_app(self.agent, Settings())
+        self._streamed = b""
         self.state = folder / "state"
         self.run_folder = folder / "run"
         self.run_folder.mkdir()
@@ -40,9 +42,24 @@ class Shell:
         answer = self.app.test_client().open(path, method=method, data=body, headers=dict(headers))
         return Reply(answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, answer.data)
 
+    def answers(self, raw: bytes) -> None:
+        """Let streams have these bytes."""
+        self._streamed = raw
+
+    def _lines(self, target: str, headers: Mapping[str, str]) -> Iterator[bytes]:
+        reply = self._send("GET", target, None, headers)
+        if reply.status >= 400:
+            raise of_problem(reply.json)
+        yield from (self._streamed or reply.body).splitlines(keepends=True)
+
     def run(self, *args: str, stdin: bytes = b"", is_root: bool = True, local: bool = True, **env: str) -> Result:
         def execute(argv: Sequence[str]) -> NoReturn:
             raise Became(argv)
 
-        session = Session(transport=self._send if local else None, execute=execute, root=is_root)
+        session = Session(
+            transport=self._send if local else None,
+            stream=self._lines if local else None,
+            execute=execute,
+            root=is_root,
+        )
         return CliRunner(env=env).invoke(root, ["--config", str(self.config), *args], input=stdin, obj=session)

@@ -84,7 +84,9 @@ def test_show(shell: Shell) -> None:
         "wanted         running\n"
         "cpus           1\n"
         "memory         128 MiB\n"
-        "pid            4242\n"
+        "since          2026-11-23T21:45:00.000Z\n"
+        "restart        on-failure\n"
+        "pid            4242 (running since 2026-11-23T21:45:00.000Z)\n"
         "revision       1\n"
         "user data      yes\n"
         "timings        check 0.1 ms, define 4.0 ms, wire 8.5 ms, start 500.25 ms\n"
@@ -199,6 +201,7 @@ def test_ssh_enters_the_vpc(shell: Shell) -> None:
         f"-oUserKnownHostsFile={known}",
         "-oStrictHostKeyChecking=accept-new",
         "-oCheckHostIP=no",
+        "-oConnectTimeout=15",
         "-oLogLevel=ERROR",
         "-i",
         "/key",
@@ -209,6 +212,24 @@ def test_ssh_enters_the_vpc(shell: Shell) -> None:
         "uptime",
         "-p",
     ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ({"proto": "tcp", "port": 22}, False),
+        ({"proto": "tcp", "port": 1, "port_end": 100, "source": "10.0.0.1"}, False),
+        ({"proto": "any"}, False),
+        ({"proto": "tcp", "port": 23, "port_end": 100}, True),
+        ({"proto": "udp", "port": 22}, True),
+        ({"proto": "any", "direction": "egress"}, True),
+    ],
+)
+def test_ssh_says_when_no_rule_lets_it_in(shell: Shell, rule: dict[str, object], told: bool) -> None:
+    shell.run("vm", "create", "-f", "-", stdin=json.dumps(vm(rules=[rule])).encode())
+    done = shell.run("vm", "ssh", "i-0000000001")
+    assert isinstance(done.exception, Became)
+    assert ("no rule of i-0000000001 lets SSH in" in done.stderr) is told
 
 
 def test_a_host_key_is_forgotten_with_its_vm(shell: Shell) -> None:

@@ -177,3 +177,10 @@ def test_damage_is_a_spec_error_or_nothing(text: str, place: int, more: str) -> 
             read(text[:at] + more + text[at + 1 :])
         except SpecError:
             continue
+
+
+def test_an_element_from_before_there_was_a_restart_policy_is_read() -> None:
+    text = render_element(PLAIN)
+    old = text.replace(',"restart":"on-failure"', "")
+    assert old != text
+    assert parse_element(old) == PLAIN

@@ -167,4 +167,5 @@ def documents(draw: st.DrawFn) -> dict[str, object]:
         "keys": draw(st.sampled_from([None, [], [KEY], [f"  {KEY}\n", KEY]])),
         "user_data": draw(_user_data()),
         "datasource": draw(st.sampled_from([None, "nocloud", "ec2", "openstack"])),
+        "restart": draw(st.sampled_from([None, "never", "on-failure", "always"])),
     }

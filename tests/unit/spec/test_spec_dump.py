@@ -44,6 +44,7 @@ def test_the_seed_in_canonical_spelling():
         "rules": [{"proto": "tcp", "port": 22, "port_end": None, "source": "", "destination": "", "direction": None}],
         "keys": [KEY],
         "datasource": None,
+        "restart": "on-failure",
         "user_data": None,
     }
 
@@ -71,7 +72,7 @@ def test_without_secrets_there_is_no_user_data():
 
 
 def test_digests_are_known():
-    assert digest(parse_vm(SEED)) == "a41a4a6216143154f08be69883a7a72da803dab30a6439b994ec21d45d2a25e8"
+    assert digest(parse_vm(SEED)) == "b96b91b9855e4975b5e70f0258c6940686c2f0ddb03773165259d78f3d152e91"
 
 
 def test_digests_tell_specs_apart():

@@ -66,7 +66,8 @@ def test_every_spelling_of_keys_is_one_spec():
 
 
 def test_null_is_the_same_as_absent():
-    optional = {"volumes": None, "rules": None, "keys": None, "user_data": None, "datasource": None}
+    optional = {"volumes": None, "rules": None, "keys": None, "user_data": None}
+    optional |= {"datasource": None, "restart": None}
     nulls = {"ipv6": None, "gateway_v6": None, "mac": None, "extra_addresses": None, "extra_macs": None, "mtu": None}
     assert parse_vm(vm(networks=[nic(**nulls)], **optional)) == parse_vm(vm())
 
@@ -172,6 +173,8 @@ def test_one_address_in_two_vpcs():
         (vm(id=1), "id", "must be a string, not the number 1"),
         ({"id": "i-0000000001", "cpus": 1, "networks": [nic()]}, "memory_mb", "is missing"),
         (vm(datasource="azure"), "datasource", '"azure" is not known here'),
+        (vm(restart="Always"), "restart", '"Always" is not known here'),
+        (vm(restart=True), "restart", "True is not known here"),
         (vm(user_data=5), "user_data", "must be a string or an object, not the number 5"),
         (vm(user_data={"base64": 5}), "user_data.base64", "must be a string, not the number 5"),
         (vm(user_data={"base64": "?"}), "user_data.base64", "this is not base64"),

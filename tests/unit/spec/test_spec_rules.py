@@ -66,6 +66,8 @@ NICS = [nic(), other_subnet(position=1)]
         ({}, {"id": "i-0000000002", "networks": [nic(mac="06:8c:09:e8:34:62")]}, ("id",)),
         ({}, {"user_data": "x", "datasource": "ec2"}, ("user_data", "datasource")),
         ({}, {"keys": [KEY], "rules": [rule()]}, ("rules", "keys")),
+        ({"restart": "never"}, {"restart": "always"}, ("restart",)),
+        ({}, {"restart": "on-failure"}, ()),
         ({"networks": NICS}, {"networks": [nic(), other_subnet(position=1, ipv4="10.0.1.6/24", mtu=1400)]},
          ("networks[1].ipv4", "networks[1].mtu")),
         ({}, {"networks": [nic(ipv4="10.0.0.5/25")]}, ("networks[0].ipv4",)),

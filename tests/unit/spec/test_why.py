@@ -83,6 +83,30 @@ CASES: dict[str, tuple[Json | None, list[Json], str, str]] = {
         "ended unexpectedly (killed, out of memory, or a defect), 12 s after it was started",
         f"/var/log/libvirt/qemu/{VM}.log",
     ),
+    "killed, and wanted": (
+        {"state": "crashed", "reason": "qemu ended unexpectedly", "wanted": "running", "restart": "on-failure"},
+        [*HEARD, state(13, "crashed", "qemu ended unexpectedly")],
+        "it is started again by itself",
+        "look again",
+    ),
+    "given up": (
+        {"state": "failed", "reason": "given up"},
+        [*HEARD, done(20, "restart"), entry(31, "given up", reason="qemu ended unexpectedly", tries=5)],
+        f"after 5 restarts, so it was given up at {at(31)}: qemu ended unexpectedly",
+        "vm start",
+    ),
+    "given up, then undefined": (
+        {"state": "failed", "reason": "libvirt has no such domain"},
+        [*HEARD, entry(31, "given up", reason="qemu ended unexpectedly", tries=5), entry(40, "undefined")],
+        f"undefined by hand, seen at {at(40)}",
+        "PUT its spec again",
+    ),
+    "panic": (
+        {"state": "crashed", "reason": "panic", "process": {"pid": 7}},
+        [*HEARD, state(13, "crashed", "panic")],
+        "its guest crashed (panic), 12 s after it was started",
+        "vm stop",
+    ),
     "powered off": (
         {"state": "stopped", "reason": "shut down by the guest"},
         [*HEARD, state(21, "stopped", "shut down by the guest")],
