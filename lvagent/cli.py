@@ -14,6 +14,8 @@ COMMANDS = {
     "vm": ("lvagent.commands.vm:group", "Make, list, show, start, stop, enter and delete VMs."),
     "vpc": ("lvagent.commands.network:vpc", "List and show VPCs."),
     "subnet": ("lvagent.commands.network:subnet", "List and show subnets."),
+    "strays": ("lvagent.commands.strays:group", "List what nobody wants on this host, and end such processes."),
+    "sweep": ("lvagent.commands.strays:sweep", "Compare all that is there with all that is wanted, now."),
     "plan": ("lvagent.commands.plan:plan", "Show what making a VM would do; touches nothing."),
     "events": ("lvagent.commands.events:events", "Show what happens to VMs, as it happens."),
     "image": ("lvagent.commands.image:group", "Build and list the images volumes are made from."),

@@ -74,7 +74,7 @@ class Api:
 
 @dataclass(frozen=True, slots=True)
 class Libvirt:
-    """Where libvirt is. ``starts``: how many domains may be starting at once on the connection for starts.
+    """Where libvirt is. ``starts``: how many domains are started at once after the host was rebooted.
 
     ``monitor``: seconds that a QMP or HMP command may take.
     """
@@ -167,9 +167,20 @@ class MetadataSettings:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """``interval``: seconds between two sweeps."""
+    """``interval``: seconds between two sweeps. ``removals``: objects that one sweep may take away; were it more, or
+    most of the VPCs, it takes none until ``lvagent sweep --force``."""
 
     interval: int = 30
+    removals: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class StraySettings:
+    """qemu processes that nobody wants. ``policy``: report or stop. ``grace``: sweeps in which one must have been seen
+    before it is stopped."""
+
+    policy: str = "report"
+    grace: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +197,7 @@ class Settings:
     volumes: Volumes = field(default_factory=Volumes)
     metadata: MetadataSettings = field(default_factory=MetadataSettings)
     sweep: Sweep = field(default_factory=Sweep)
+    strays: StraySettings = field(default_factory=StraySettings)
 
     @property
     def api_socket(self) -> str:
@@ -346,6 +358,9 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "metadata.user_data_max": _between(0, 65_536 - 1024),
     "metadata.hops": _between(1, 64),
     "sweep.interval": _between(1, 86_400),
+    "sweep.removals": _between(1, 1_000_000),
+    "strays.policy": _one_of("report", "stop"),
+    "strays.grace": _between(2, 10_000),
 }
 """What a setting of the right type must be besides; each returns nothing, or what would be right."""
 

@@ -39,11 +39,13 @@ from lvagent.host.dnsmasq import DhcpServer
 from lvagent.host.imds import MetadataService
 from lvagent.host.libvirt import Hypervisor
 from lvagent.host.network import Network
+from lvagent.host.qemu_processes import Processes
 from lvagent.host.qmp import Monitor
 from lvagent.host.timelines import TimelineFiles
 from lvagent.host.tokens import TokenStore
 from lvagent.host.volumes import VolumeStore
 from lvagent.observe.events import LibvirtEvents, run_event_loop
+from lvagent.observe.filters import FilterWatch
 from lvagent.observe.intake import Intake
 from lvagent.render.domain import DomainOptions
 from lvagent.render.unit import CAPABILITIES
@@ -78,6 +80,8 @@ def build(settings: Settings) -> Agent:
             boot_id=host.boot_id(),
             news=news,
             timeline=_timeline(settings, options),
+            processes=Processes(),
+            settings=settings,
             going_down=host.going_down,
         )
     )
@@ -142,6 +146,7 @@ def _serving(agent: Agent, settings: Settings) -> Iterator[queue.SimpleQueue[str
     hooks = HookServer(Path(settings.hook_socket), agent.plugger)
     api = _api(agent, settings)
     events = LibvirtEvents(settings.libvirt.uri, intake)
+    filters = FilterWatch(settings.paths.netns, settings.fabric.netns, agent.heal)
     worker = threading.Thread(target=_watch, args=(agent, names, settings.sweep.interval), name="sweep")
     witness = threading.Thread(target=_witness, args=(agent, intake, names), name="witness")
     hooks.start()
@@ -151,10 +156,12 @@ def _serving(agent: Agent, settings: Settings) -> Iterator[queue.SimpleQueue[str
         witness.start()
         agent.start()
         events.start()
+        filters.start()
         yield names
     finally:
         names.put(STOP)
         agent.news.close()
+        filters.stop()
         events.stop()
         intake.close()
         api.stop()

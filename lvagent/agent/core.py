@@ -2,90 +2,74 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from lvagent.agent import views
-from lvagent.agent.index import Entry, Index, Phase
+from lvagent.agent.bound import Bound
+from lvagent.agent.edits import Settler
+from lvagent.agent.index import Entry, Phase
 from lvagent.agent.locks import VmLocks
-from lvagent.agent.lookout import Lookout
-from lvagent.agent.networks import Networks
-from lvagent.agent.news import News
+from lvagent.agent.parts import Parts as Parts
 from lvagent.agent.plug import Plugger
-from lvagent.agent.ports import Domains, Monitors, VolumeFolders
 from lvagent.agent.power import WISHES, Power
 from lvagent.agent.preview import Preview
 from lvagent.agent.recover import Recovery
 from lvagent.agent.revival import Revival
-from lvagent.agent.timeline import Timeline
+from lvagent.agent.strays import Strays
+from lvagent.agent.told import Told
 from lvagent.agent.trace import Trace, Watch
 from lvagent.agent.vms import Vms, restart_needed
 from lvagent.agent.witness import Witness
 from lvagent.errors import Conflict, LvagentError, NotFound, Unavailable
-from lvagent.host import files
 from lvagent.host.processes import Qemus
-from lvagent.render.domain import DomainOptions
+from lvagent.spec import names
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.status import (
     Action,
-    FirewallView,
-    ImageView,
     LookView,
     Outcome,
     Plan,
     PutResult,
     Readiness,
-    SubnetView,
-    TimelineEntry,
+    Settling,
     VmStatus,
-    VpcView,
 )
+from lvagent.spec.strays import StraysView, StrayView, SweepView
 from lvagent.spec.vm import VmConfig
 
 log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Parts:
-    """What an agent is made of. ``going_down``: whether the host is about to stop. ``clock``: of pauses, in seconds."""
-
-    index: Index
-    domains: Domains
-    monitors: Monitors
-    volumes: VolumeFolders
-    networks: Networks
-    options: DomainOptions
-    boot_id: str
-    news: News
-    timeline: Timeline
-    going_down: Callable[[], bool] = lambda: False
-    clock: Callable[[], float] = time.monotonic
-
-
-class Agent:
+class Agent(Told):
     """One host's agent. Every method may be called by many threads at once."""
 
     def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._index = parts.index
-        self._domains = parts.domains
-        self._networks = parts.networks
+        super().__init__(parts)
         self._locks = VmLocks()
         self._beside = ThreadPoolExecutor(max_workers=8, thread_name_prefix="hook-services")
         self._vms = Vms(parts.index, parts.domains, parts.volumes, parts.networks, parts.options, parts.boot_id)
+        self._settler = Settler(parts.index, parts.domains, self._vms)
         self._power = Power(parts.index, parts.domains, parts.volumes, self._vms)
         self._preview = Preview(parts.index, parts.networks, self._vms)
+        self._bound = Bound(parts.settings.sweep.removals)
         self._recovery = Recovery(
-            parts.index, self._locks, parts.domains, parts.volumes, parts.networks, self._vms, parts.boot_id
+            parts.index,
+            self._locks,
+            parts.domains,
+            parts.volumes,
+            parts.networks,
+            self._vms,
+            self._bound,
+            parts.boot_id,
+            starts=parts.settings.libvirt.starts,
         )
-        self._timeline = parts.timeline
-        self._lookout = Lookout(parts.networks, parts.timeline)
-        self._index.watch = parts.timeline.changed
+        self._strays = Strays(
+            parts.index, parts.domains, parts.processes, parts.networks, parts.volumes, parts.settings
+        )
         self.revival = Revival(
             parts.index,
             self._locks,
@@ -97,7 +81,7 @@ class Agent:
             going_down=parts.going_down,
             clock=parts.clock,
         )
-        self._witness = Witness(parts.index, parts.domains, parts.networks, parts.news, self.revival.look)
+        self._witness = Witness(parts.index, parts.domains, parts.networks, parts.news, self.revival.look, self._glance)
         self._qemus = Qemus()
         self.news = parts.news
         self.happened = self._witness.happened
@@ -184,13 +168,20 @@ class Agent:
                 self._power.act(entry, action, trace)
             return self._status(self._entry(vm))
 
-    # what is told
+    def settle(self, vm: str, how: Settling) -> VmStatus:
+        """Accept a definition that was changed by hand, or restore the wish; see ``agent.edits``."""
+        self._ready()
+        with self._locks.hold(vm):
+            entry = self._entry(vm)
+            if entry.phase is not Phase.LIVE:
+                raise Conflict(f"{vm} is being made or deleted", other=vm)
+            trace = Trace()
+            with self._timeline.operation(vm, how, trace):
+                self._settler.settle(entry, how, trace)
+            self._recovery.look(vm)
+            return self._status(self._entry(vm))
 
-    def _entry(self, vm: str) -> Entry:
-        entry = self._index.get(vm)
-        if entry is None:
-            raise NotFound("vm", vm)
-        return entry
+    # what is told
 
     def _status(self, entry: Entry) -> VmStatus:
         vm = entry.spec.id
@@ -236,37 +227,6 @@ class Agent:
         told = found if isinstance(found, Mapping) else {}
         return (str(told.get("status", "")), told.get("running") is True), None
 
-    def rules(self, vm: str) -> FirewallView:
-        """The rules of a VM, with what they have counted until now."""
-        self._ready()
-        spec = self._entry(vm).carried
-        for vpc in spec.vpcs:
-            self._networks.counters.look(vpc)
-        return self._networks.counters.view(spec)
-
-    def domain_xml(self, vm: str) -> str:
-        """The domain XML as libvirt has it."""
-        self._entry(vm)
-        return self._domains.xml(vm)
-
-    def console_log(self, vm: str, tail: int) -> bytes:
-        """The last ``tail`` bytes of what the guest wrote to its serial console; empty if it wrote nothing."""
-        self._entry(vm)
-        return files.tail(Path(self._parts.options.console_log(vm)), tail)
-
-    def timeline(self, vm: str) -> Sequence[TimelineEntry]:
-        """What happened to a VM, oldest first; also to one that is gone.
-
-        :raise NotFound: nothing is known of it.
-        """
-        entry = self._index.get(vm)
-        if entry is not None and self._swept.is_set():
-            self._lookout.look([entry])
-        found = self._timeline.entries(vm)
-        if not found and entry is None:
-            raise NotFound("vm", vm)
-        return found
-
     # qemu's monitors
 
     def qmp(self, vm: str, command: Qmp) -> object:
@@ -285,30 +245,7 @@ class Agent:
         if entry.domain is None or not entry.domain.active:
             raise Conflict(f"{vm} does not run: it has no monitor", other=vm, hint="start it")
 
-    # networks and images
-
-    def vpcs(self) -> Sequence[VpcView]:
-        """All VPCs, by name."""
-        self._ready()
-        return views.vpcs(self._index.all(), self._networks.policy)
-
-    def vpc(self, name: str) -> VpcView:
-        """One VPC."""
-        for view in self.vpcs():
-            if view.name == name:
-                return view
-        raise NotFound("vpc", name)
-
-    def subnets(self) -> Sequence[SubnetView]:
-        """All subnets, by name."""
-        return tuple(sorted((s for vpc in self.vpcs() for s in vpc.subnets), key=lambda subnet: subnet.name))
-
-    def subnet(self, name: str) -> SubnetView:
-        """One subnet."""
-        for view in self.subnets():
-            if view.name == name:
-                return view
-        raise NotFound("subnet", name)
+    # plans and readiness
 
     def plan(self, spec: VmConfig, *, confined: bool = False) -> Plan:
         """What ``put`` would do; touches nothing."""
@@ -317,32 +254,57 @@ class Agent:
             self._confine(spec, self._index.get(spec.id))
         return self._preview.plan(spec)
 
-    def images(self) -> Sequence[ImageView]:
-        """The images a volume can be made from."""
-        return self._parts.volumes.images()
-
     def readiness(self) -> Readiness:
         """Whether the agent can serve now."""
         libvirt = "ok" if self._index.stale_since is None else "cannot be read"
         checks = (("libvirt", libvirt), ("first sweep", "ok" if self._swept.is_set() else self._trouble))
-        return Readiness(all(answer == "ok" for _, answer in checks), checks)
+        ready = all(answer == "ok" for _, answer in checks)
+        return Readiness(ready, (*checks, ("removals", self._bound.trouble or "ok")))  # it serves all the same
 
     @property
     def trouble(self) -> str:
         """Why the last sweep that failed did."""
         return self._trouble
 
+    @property
+    def held(self) -> str:
+        """Why the last sweep removed nothing; empty if it did, or had nothing to remove."""
+        return self._bound.trouble
+
     def _ready(self) -> None:
         if not self._swept.is_set():
             raise Unavailable("the agent", hint=f"it has just started: {self._trouble}")
 
+    # strays and the sweep
+
+    def strays(self) -> StraysView:
+        """qemu processes and objects of ours that nobody wants."""
+        self._ready()
+        return self._strays.view()
+
+    def kill_stray(self, pid: int, identity: str) -> StrayView:
+        """End a stray; see ``agent.strays.Strays.kill``."""
+        self._ready()
+        return self._strays.kill(pid, identity)
+
+    def sweep_now(self, *, force: bool) -> SweepView:
+        """Sweep at once.
+
+        :param force: remove also more than a sweep may.
+        :raise Unavailable: it could not be done.
+        """
+        self._ready()
+        if not self.sweep(force=force):
+            raise Unavailable("a sweep", hint=self._trouble)
+        return SweepView(self.held)
+
     # what the clock and events call
 
-    def sweep(self) -> bool:
+    def sweep(self, *, force: bool = False) -> bool:
         """One pass over everything; whether it could be done (libvirt could be read)."""
         with self._sweeping:
             try:
-                self._recovery.sweep()
+                self._recovery.sweep(force=force)
                 self._swept.set()
                 self._look_out()
             except LvagentError as error:
@@ -353,26 +315,56 @@ class Agent:
                 log.exception("sweep")
                 self._trouble = "the sweep failed, see the log"
                 return False
+            self._look_for_strays()
             return True
 
     def _look_out(self) -> None:
-        entries = self._index.all()
-        for entry in entries:
+        for entry in self._index.all():
             if entry.domain is not None and not entry.domain.active:
                 self.revival.look(entry.spec.id)
-        there = [entry.spec.id for entry in entries]
-        self._lookout.look(entries)
-        self._lookout.forget(there)
-        self._timeline.tidy(there)
+        self._take_down()
+
+    def _look_for_strays(self) -> None:
+        """That they could not be looked for is no reason not to serve."""
+        try:
+            self._strays.sweep()
+        except LvagentError as error:
+            log.warning("strays: %s", error)
+        except Exception:
+            log.exception("strays")
 
     def start(self) -> None:
         """Start again what ends, from now on."""
         self.revival.start()
 
+    def heal(self, name: str) -> None:
+        """Bring the filter of a VPC, or the underlay side, back: somebody changed it. Nothing is removed.
+
+        :param name: of a VPC; of the underlay side's namespace otherwise.
+        """
+        try:
+            if not self._index.loaded:
+                return
+            if name in self._index.vpcs():
+                self._networks.heal(name)
+            elif not names.VPC_NAME.match(name):
+                self._networks.heal_fabric()
+        except LvagentError as error:
+            log.warning("%s: %s", name, error)
+        except Exception:
+            log.exception("%s", name)
+
+    def _glance(self, vm: str) -> None:
+        """See whether somebody changed libvirt's definition of a VM by hand."""
+        record = self._domains.record(vm)
+        if record is not None:
+            self._recovery.glance(record)
+
     def close(self) -> None:
         """Wait for what is under way and close what is open; VMs and VPCs stay."""
         self.revival.close()
         self._witness.close()
+        self._strays.close()
         self._vms.close()
         self._beside.shutdown(wait=True)
         self._networks.close()

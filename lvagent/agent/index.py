@@ -18,7 +18,7 @@ from lvagent.errors import Conflict
 from lvagent.host.libvirt import DomainState
 from lvagent.spec.claims import Below
 from lvagent.spec.conflicts import Claims
-from lvagent.spec.status import PhaseTime, State
+from lvagent.spec.status import Drift, PhaseTime, State
 from lvagent.spec.vm import VmConfig
 
 
@@ -37,8 +37,9 @@ class Entry:
     ``observed_at``: Unix time of the last look at libvirt; ``files``: volumes that the agent made (or is making).
     ``former``: the wish before a change that is under way and may yet be undone; it stays claimed. ``outdated``: the
     config that libvirt has is older than the wish (a ``virsh define`` of an old XML, or of one without our element).
-    ``below``: what its volumes stand on, of the wish and of what runs; None: not looked at yet. ``changed_at``: Unix
-    time since which it is shown as it is; the index sets it.
+    ``edits``: in what libvirt's definition, changed by hand, differs from the wish. ``below``: what its volumes stand
+    on, of the wish and of what runs; None: not looked at yet. ``changed_at``: Unix time since which it is shown as it
+    is; the index sets it.
     """
 
     spec: VmConfig
@@ -55,6 +56,7 @@ class Entry:
     former: VmConfig | None = None
     outdated: bool = False
     below: tuple[Below, ...] | None = None
+    edits: tuple[Drift, ...] = ()
     changed_at: float = field(default=0.0, compare=False)
 
     @property

@@ -10,72 +10,22 @@ import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from lvagent.agent.counters import Counters
 from lvagent.agent.index import Index
+from lvagent.agent.leftovers import Leftovers
 from lvagent.agent.locks import VpcLocks
 from lvagent.agent.trace import Trace
+from lvagent.agent.wires import Dhcps, Metadatas, Wires
 from lvagent.errors import HostError
-from lvagent.host.nft_read import Counted
 from lvagent.plan import diff, firewall, wanted
-from lvagent.plan.resources import (
-    Bridge,
-    Dhcp,
-    Filter,
-    Firewall,
-    Metadata,
-    Plug,
-    PortFilter,
-    Resource,
-    Ruleset,
-    Veth,
-    Vxlan,
-)
+from lvagent.plan.resources import Dhcp, Fabric, Filter, Firewall, Plug, PortFilter, Ruleset
 from lvagent.plan.wanted import Policy
 from lvagent.spec import names
 from lvagent.spec.vm import Network as NetworkConfig
 from lvagent.spec.vm import VmConfig
 
 log = logging.getLogger(__name__)
-
-
-class Wires(Protocol):
-    """Namespaces, links, filters (``host.network.Network``)."""
-
-    def prepare(self) -> None: ...
-    def observe(self, vpc: str) -> frozenset[Resource]: ...
-    def vpcs(self) -> frozenset[str]: ...
-    def fabric(self) -> frozenset[Resource]: ...
-    def taps(self, vpc: str) -> frozenset[str]: ...
-    def ensure(self, resources: Sequence[Resource], without: Sequence[Filter] = ()) -> None: ...
-    def remove(self, resources: Sequence[Resource]) -> None: ...
-    def plug(self, filters: Sequence[PortFilter | Firewall], plug: Plug) -> None: ...
-    def counted(self, vpc: str) -> list[Counted]: ...
-    def close(self) -> None: ...
-
-
-class Dhcps(Protocol):
-    """The VPCs' dnsmasqs (``host.dnsmasq.DhcpServer``)."""
-
-    def observe(self, vpc: str) -> Dhcp | None: ...
-    def ensure(self, wanted: Dhcp) -> None: ...
-    def forget(self, vpc: str, vm: str) -> None: ...
-    def leased(self, vpc: str) -> dict[str, float]: ...
-    def remove(self, vpc: str) -> None: ...
-    def vpcs(self) -> frozenset[str]: ...
-
-
-class Metadatas(Protocol):
-    """The metadata service (``host.imds.MetadataService``)."""
-
-    def ready(self) -> None: ...
-    def observe(self, vpc: str) -> str | None: ...
-    def ensure(self, wanted: Metadata) -> None: ...
-    def remove(self, vpc: str) -> None: ...
-    def vpcs(self) -> dict[str, int]: ...
-    def digest(self, wanted: Metadata) -> str: ...
-    def asked(self, vpc: str) -> dict[str, tuple[int, int]]: ...
 
 
 class Networks:
@@ -91,6 +41,7 @@ class Networks:
         self.policy = policy
         self.locks = VpcLocks(locks)
         self.counters = Counters(wires.counted)
+        self.leftovers = Leftovers(index, wires, dhcp, metadata, policy)
 
     def prepare(self) -> None:
         """Have ready what the first VPC would else have to wait for."""
@@ -99,8 +50,7 @@ class Networks:
 
     def known(self) -> frozenset[str]:
         """Every VPC that is wanted, or of which something is there."""
-        there = self._wires.vpcs() | self._dhcp.vpcs() | frozenset(self._metadata.vpcs())
-        return self._index.vpcs() | there
+        return self._index.vpcs() | self.leftovers.vpcs()
 
     def wire(self, vpc: str, *, within: float = 30) -> None:
         """Bring the VPC's namespace, links and filters to what its members want, and nothing away."""
@@ -140,21 +90,54 @@ class Networks:
                     self._apply(vpc, remove=True)
         self.tidy_fabric()
 
-    def _apply(self, vpc: str, *, remove: bool) -> None:
-        with self.locks.fabric(alone=False):
-            self._subtract(vpc, remove=remove)
+    def bring(self, vpc: str) -> int:
+        """Bring the VPC to what its members want, and nothing away.
 
-    def _subtract(self, vpc: str, *, remove: bool) -> None:
+        :return: how many objects ``converge`` would remove.
+        """
+        with self.locks.services(vpc):
+            members = self._index.members(vpc)
+            if not members:
+                there = self._wires.observe(vpc)
+                unknown = self.leftovers.unknown(there, members)
+                return 0 if unknown else max(1, len(self.leftovers.excess(vpc, there, members)))
+            with self.locks.wires(vpc):
+                excess = self._apply(vpc, remove=False)
+            members = self._index.members(vpc)
+            if members:
+                self._serve_dhcp(vpc, members)
+                self._serve_metadata(vpc, members)
+            return excess
+
+    def heal(self, vpc: str) -> None:
+        """Bring the VPC's filter back to what is wanted, whatever somebody did to it."""
+        with self.locks.wires(vpc):
+            self._wires.mend(vpc)
+        self.wire(vpc)
+
+    def heal_fabric(self) -> None:
+        """Bring the underlay side to what is wanted: any VPC that crosses it has it put right."""
+        for vpc in sorted(self._index.vpcs()):
+            if any(isinstance(one, Fabric) for one in wanted.network(vpc, self._index.members(vpc), self.policy)):
+                self.wire(vpc)
+                return
+
+    def _apply(self, vpc: str, *, remove: bool) -> int:
+        with self.locks.fabric(alone=False):
+            return self._subtract(vpc, remove=remove)
+
+    def _subtract(self, vpc: str, *, remove: bool) -> int:
+        """Bring wires to what is wanted; how many objects of them are not."""
         members = self._index.members(vpc)
         there = self._wires.observe(vpc)
-        unknown = {one.tap for one in there if isinstance(one, Plug)} - _taps(members)
+        unknown = self.leftovers.unknown(there, members)
         wish = wanted.network(vpc, members, self.policy)
         if unknown or not self._index.loaded:  # who else is in the VPC is not known
             wish = firewall.joined(wish, there, members)
         steps = diff.subtract(wish, there)
         gone: list[Filter] = []
         if remove and steps.remove and unknown:
-            log.warning("%s: nothing is removed, %s is in it and nobody's", vpc, ", ".join(sorted(unknown)))
+            log.warning("%s: nothing is removed, %s is in it and nobody's", vpc, ", ".join(unknown))
         elif remove and steps.remove:
             log.info("%s: remove %s", vpc, "; ".join(map(diff.describe, steps.remove)))
             gone = _in_one(steps)
@@ -162,6 +145,7 @@ class Networks:
         if steps.ensure or gone:
             log.info("%s: make %s", vpc, "; ".join(map(diff.describe, steps.ensure)))
             self._wires.ensure(steps.ensure, gone)
+        return 0 if unknown else len(steps.remove)
 
     def _serve_dhcp(self, vpc: str, members: tuple[VmConfig, ...]) -> None:
         wish = wanted.dhcp(vpc, members, self.policy)
@@ -200,18 +184,9 @@ class Networks:
     def tidy_fabric(self) -> None:
         """Take away what of the underlay side no member of any VPC crosses."""
         with self.locks.fabric(alone=True):
-            kept = wanted.crossed((entry.carried for entry in self._index.all()), self.policy)
-            gone = [resource for resource in self._wires.fabric() if diff.identity(resource) not in kept]
-            if gone:
-                gone = self._uncrossed(gone)
+            gone = self.leftovers.fabric()
             if gone:
                 self._wires.remove(sorted(gone, key=lambda resource: -resource.layer))
-
-    def _uncrossed(self, resources: Sequence[Resource]) -> list[Resource]:
-        """Those on which no veth hangs any more; others go with the VPC that they are for."""
-        there = (one for vpc in self._wires.vpcs() for one in self._wires.observe(vpc))
-        used = {one.vni for one in there if isinstance(one, Veth)}
-        return [one for one in resources if not (one.vni in used if isinstance(one, Bridge | Vxlan) else used)]
 
     def plug(
         self, spec: VmConfig, taps: frozenset[str], waits: Callable[[], bool], trace: Trace, *, within: float

@@ -9,8 +9,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import queue
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+from lvagent.agent.bound import Bound
+from lvagent.agent.edits import edits
 from lvagent.agent.index import Entry, Index, Phase
 from lvagent.agent.locks import VmLocks
 from lvagent.agent.networks import Networks
@@ -27,7 +31,7 @@ from lvagent.spec.vm import VmConfig
 
 log = logging.getLogger(__name__)
 
-OUTDATED = "libvirt has an older definition of it than what was asked for: PUT it again"
+OUTDATED = "libvirt has an older definition of it than what was asked for: lvagent vm restore, or accept"
 
 
 class Recovery:
@@ -41,7 +45,10 @@ class Recovery:
         volumes: VolumeFolders,
         networks: Networks,
         vms: Vms,
+        bound: Bound,
         boot_id: str,
+        *,
+        starts: int,
     ) -> None:
         self._index = index
         self._locks = locks
@@ -49,11 +56,15 @@ class Recovery:
         self._volumes = volumes
         self._networks = networks
         self._vms = vms
+        self._bound = bound
         self._boot_id = boot_id
+        self._starts = starts
+        self._asleep: queue.SimpleQueue[str] = queue.SimpleQueue()
 
-    def sweep(self) -> None:
+    def sweep(self, *, force: bool = False) -> None:
         """One pass over everything.
 
+        :param force: remove also more than a sweep may.
         :raise Unavailable: libvirt could not be read; nothing was removed.
         """
         self._networks.prepare()
@@ -70,7 +81,8 @@ class Recovery:
         self._index.loaded = True
         for vm in sorted(secrets - records.keys()):
             self._orphan_secret(vm)
-        self._converge()
+        self._wake()
+        self._converge(force=force)
 
     def _one(self, vm: str, record: DomainRecord | None) -> None:
         with self._locks.attempt(vm) as held:
@@ -79,9 +91,12 @@ class Recovery:
             try:
                 self._settle(vm, record)
             except LvagentError as error:
-                log.warning("%s: %s", vm, error)
-                message = str(error)
-                self._index.update(vm, lambda now: dataclasses.replace(now, error=message))
+                self._note(vm, error)
+
+    def _note(self, vm: str, error: LvagentError) -> None:
+        log.warning("%s: %s", vm, error)
+        message = str(error)
+        self._index.update(vm, lambda now: dataclasses.replace(now, error=message))
 
     def look(self, vm: str) -> Entry | None:
         """Settle one VM now; the caller holds its lock.
@@ -90,6 +105,14 @@ class Recovery:
         """
         self._settle(vm, self._domains.record(vm))
         return self._index.get(vm)
+
+    def glance(self, record: DomainRecord) -> None:
+        """Note what somebody changed in a definition, if nobody works on the VM."""
+        with self._locks.attempt(record.vm) as held:
+            known = self._index.get(record.vm) if held else None
+            if known is not None and known.phase is Phase.LIVE:
+                found = edits(known, record, _element(record.config))
+                self._index.update(record.vm, lambda now: dataclasses.replace(now, edits=found))
 
     def _settle(self, vm: str, record: DomainRecord | None) -> None:
         if self._may_be_old(vm, record):
@@ -145,6 +168,7 @@ class Recovery:
             observed_at=time.time(),
             error=OUTDATED if entry.outdated else None,
         )
+        entry = dataclasses.replace(entry, edits=edits(entry, record, config))
         self._index.adopt(entry)
         return entry
 
@@ -193,34 +217,73 @@ class Recovery:
         self._index.drop(vm)
 
     def _revive(self, entry: Entry, record: DomainRecord) -> None:
-        """Start one that was wanted running before the host's last boot."""
+        """Note one that was wanted running before the host's last boot, to be started again."""
         found = _element(record.config)
         booted = found is None or found.boot_id != self._boot_id
         if booted and not record.state.active and entry.power == "running":
-            log.info("%s: the host was booted since, starting it again", entry.spec.id)
-            self._volumes.check(entry.spec.volumes)
-            self._domains.start(entry.spec.id)
-            self._vms.keep(entry)
+            self._asleep.put(entry.spec.id)
         elif booted and record.state.active:  # by libvirt's autostart, or by hand: that is noted, once
             self._vms.keep(entry)
+
+    def _wake(self) -> None:
+        """Start those that the host's reboot has stopped: their networks first, then some at once."""
+        vms = [self._asleep.get() for _ in range(self._asleep.qsize())]
+        entries = [entry for vm in vms if (entry := self._index.get(vm)) is not None]
+        for vpc in sorted({vpc for entry in entries for vpc in entry.spec.vpcs}):
+            try:
+                self._networks.bring(vpc)
+            except LvagentError as error:
+                log.warning("%s: %s", vpc, error)
+        if vms:
+            with ThreadPoolExecutor(max_workers=self._starts, thread_name_prefix="wake") as pool:
+                list(pool.map(self._start_again, vms))
+
+    def _start_again(self, vm: str) -> None:
+        with self._locks.attempt(vm) as held:
+            entry = self._index.get(vm)
+            if not held or entry is None or entry.power != "running":
+                return
+            log.info("%s: the host was booted since, starting it again", vm)
+            try:
+                self._volumes.check(entry.spec.volumes)
+                self._domains.start(vm)
+                self._vms.keep(entry)
+            except LvagentError as error:
+                self._note(vm, error)
 
     def _orphan_secret(self, vm: str) -> None:
         with self._locks.attempt(vm) as held:
             if held and self._domains.record(vm) is None:
                 self._domains.drop_secret(vm)
 
-    def _converge(self) -> None:
+    def _converge(self, *, force: bool) -> None:
+        """Bring every VPC to what is wanted, and then take away what is not, unless that is too much."""
         running = [entry.carried for entry in self._index.all() if entry.domain is not None and entry.domain.active]
         known = sorted(self._networks.known())
-        for vpc in known:
+        excess = {vpc: count for vpc in known if (count := self._bring(vpc, running))}
+        gone = len(excess.keys() - self._index.vpcs())
+        if fabric := len(self._networks.leftovers.fabric()):
+            excess["the underlay side"] = fabric
+        self._networks.counters.forget(known)
+        if not self._bound.admits(excess, gone=gone, vpcs=len(known), force=force):
+            return
+        for vpc in sorted(excess.keys() & set(known)):
             try:
                 self._networks.converge(vpc)
-                self._networks.replug(vpc, running)
-                self._networks.counters.look(vpc)
             except LvagentError as error:
                 log.warning("%s: %s", vpc, error)
-        self._networks.counters.forget(known)
-        self._networks.tidy_fabric()
+        if excess:
+            self._networks.tidy_fabric()
+
+    def _bring(self, vpc: str, running: list[VmConfig]) -> int:
+        excess = 0
+        try:
+            excess = self._networks.bring(vpc)
+            self._networks.replug(vpc, running)
+            self._networks.counters.look(vpc)
+        except LvagentError as error:
+            log.warning("%s: %s", vpc, error)
+        return excess
 
 
 @functools.lru_cache(maxsize=1024)

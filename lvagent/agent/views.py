@@ -6,11 +6,22 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from lvagent.agent.index import Entry, Phase
-from lvagent.agent.vms import restart_needed
+from lvagent.agent.vms import LIVE_FIELDS
 from lvagent.plan import wanted
 from lvagent.plan.wanted import Policy
 from lvagent.spec import names
-from lvagent.spec.status import PortView, ProcessView, State, SubnetView, VmStatus, VpcView, iso_time
+from lvagent.spec.drift import differences
+from lvagent.spec.status import (
+    Drift,
+    Place,
+    PortView,
+    ProcessView,
+    State,
+    SubnetView,
+    VmStatus,
+    VpcView,
+    iso_time,
+)
 from lvagent.spec.vm import Network, VmConfig
 
 
@@ -27,6 +38,7 @@ def status(
     :param failure: why it is not started again any more; None: that is not so.
     """
     found, reason = entry.shown
+    details = (*_guest_drift(entry), *entry.edits)
     active = entry.domain is not None and entry.domain.active
     if failure is not None and entry.phase is Phase.LIVE and not active:
         found, reason = State.FAILED, failure
@@ -39,12 +51,19 @@ def status(
         changed_at=iso_time(entry.changed_at),
         process=process if active else None,
         ports=tuple(_port(entry.carried, nic, policy) for nic in entry.carried.networks),
-        drift=restart_needed(entry),
+        drift=tuple(dict.fromkeys(one.path for one in details)),
+        drift_details=details,
         timings=entry.timings,
         error=entry.error,
         observed_at=iso_time(entry.observed_at),
         stale=stale_since is not None,
     )
+
+
+def _guest_drift(entry: Entry) -> tuple[Drift, ...]:
+    if entry.applied is None:
+        return ()
+    return differences(entry.spec, entry.applied, Place.GUEST, without=LIVE_FIELDS)
 
 
 def _port(vm: VmConfig, nic: Network, policy: Policy) -> PortView:

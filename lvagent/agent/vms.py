@@ -364,6 +364,7 @@ def changed(entry: Entry, spec: VmConfig, judged: Judged) -> Entry:
         applied=None if entry.applied is None else with_live_fields(entry.applied, spec),
         former=entry.spec,
         outdated=False,
+        edits=(),
         below=tuple(dict.fromkeys((*judged.below, *kept))),
     )
 

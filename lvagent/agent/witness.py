@@ -33,16 +33,24 @@ class Witness:
     """Sees what happens.
 
     :param ended: is told of a VM that may have ended.
+    :param glance: is told of a VM whose definition may have been changed.
     """
 
     def __init__(
-        self, index: Index, domains: Domains, networks: Networks, news: News, ended: Callable[[str], None]
+        self,
+        index: Index,
+        domains: Domains,
+        networks: Networks,
+        news: News,
+        ended: Callable[[str], None],
+        glance: Callable[[str], None],
     ) -> None:
         self._index = index
         self._domains = domains
         self._networks = networks
         self._news = news
         self._ended = ended
+        self._glance = glance
         self._pace = Pace(most=AT_ONCE, per_minute=PER_MINUTE)
         self._guard = threading.Lock()
         self._waiting: set[str] = set()
@@ -87,6 +95,7 @@ class Witness:
                 state = None
             self._index.observed(vm, state, asked_at=asked_at)
             self._leave(known, self._index.get(vm))
+            self._glance(vm)
         except LvagentError as error:
             log.warning("%s: %s", vm, error)
             return

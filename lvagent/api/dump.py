@@ -21,6 +21,7 @@ from lvagent.spec.status import (
     VmStatus,
     VpcView,
 )
+from lvagent.spec.strays import StraysView, StrayView
 
 
 def items(values: list[Json]) -> Json:
@@ -42,6 +43,7 @@ def vm(status: VmStatus) -> Json:
         "changed_at": status.changed_at,
         "ports": [_port(port) for port in status.ports],
         "drift": list(status.drift),
+        "drift_details": [dataclasses.asdict(one) for one in status.drift_details],
         "timings": phases(status.timings),
         "error": status.error,
         "observed_at": status.observed_at,
@@ -136,6 +138,23 @@ def plan(found: Plan) -> Json:
 def image(view: ImageView) -> Json:
     """An image."""
     return dataclasses.asdict(view)
+
+
+def stray(view: StrayView) -> Json:
+    """A qemu process that nobody wants."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(view).items()
+    }
+
+
+def strays(view: StraysView) -> Json:
+    """All strays: processes and objects."""
+    return {
+        "policy": view.policy,
+        "grace": view.grace,
+        "processes": [stray(one) for one in view.processes],
+        "objects": [dataclasses.asdict(one) for one in view.objects],
+    }
 
 
 def readiness(found: Readiness) -> Json:

@@ -27,11 +27,13 @@ from lvagent.spec.status import (
     Plan,
     PutResult,
     Readiness,
+    Settling,
     SubnetView,
     TimelineEntry,
     VmStatus,
     VpcView,
 )
+from lvagent.spec.strays import StraysView, StrayView, SweepView
 from lvagent.spec.vm import VmConfig
 
 _NAMES = re.compile(
@@ -159,6 +161,11 @@ class Limited:
         found = self._agent.look(vm)
         return dataclasses.replace(found, status=self._shown(found.status))
 
+    def settle(self, vm: str, how: Settling) -> VmStatus:
+        """Settle a definition; what was made by hand on the host may have what is not his, so it is not his to do."""
+        self._check_host()
+        return self._agent.settle(vm, how)
+
     def rules(self, vm: str) -> FirewallView:
         """The rules of a VM of his."""
         self.vm(vm)
@@ -225,18 +232,36 @@ class Limited:
                 return view
         raise NotFound("subnet", name)
 
+    # the host
+
+    def strays(self) -> StraysView:
+        """The host's strays, which are nobody's who is limited to VPCs."""
+        self._check_host()
+        return self._agent.strays()
+
+    def kill_stray(self, pid: int, identity: str) -> StrayView:
+        """As ``strays``."""
+        self._check_host()
+        return self._agent.kill_stray(pid, identity)
+
+    def sweep_now(self, *, force: bool) -> SweepView:
+        """A sweep is of the whole host."""
+        self._check_host()
+        return self._agent.sweep_now(force=force)
+
+    def _check_host(self) -> None:
+        """See that the caller may have to do with what is in no VPC.
+
+        :raise Forbidden: he may not.
+        """
+        if not self._caller.sees(()):
+            raise Forbidden("this is of the whole host; the token is limited to some VPCs")
+
     # what is everybody's
 
     def images(self) -> Sequence[ImageView]:
         """The images; they are everybody's."""
         return self._agent.images()
-
-    def sweep(self) -> bool:
-        """Not for him: it is about all VMs.
-
-        :raise Forbidden: always.
-        """
-        raise Forbidden("a sweep is about every VPC", hint="ask with a token that is not limited to some")
 
     def readiness(self) -> Readiness:
         """Whether the agent can serve."""

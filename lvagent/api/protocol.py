@@ -16,11 +16,13 @@ from lvagent.spec.status import (
     Plan,
     PutResult,
     Readiness,
+    Settling,
     SubnetView,
     TimelineEntry,
     VmStatus,
     VpcView,
 )
+from lvagent.spec.strays import StraysView, StrayView, SweepView
 from lvagent.spec.vm import VmConfig
 
 Watch = Callable[[PhaseTime], None]
@@ -51,6 +53,9 @@ class Agent(Protocol):
 
     def power(self, vm: str, action: Action) -> VmStatus:
         """Start, shutdown, stop, reboot, reset, pause or resume."""
+
+    def settle(self, vm: str, how: Settling) -> VmStatus:
+        """Make libvirt's definition, which somebody changed by hand, the wish; or define the wish again."""
 
     def vm(self, vm: str) -> VmStatus:
         """One VM."""
@@ -97,8 +102,14 @@ class Agent(Protocol):
     def images(self) -> Sequence[ImageView]:
         """The images a volume can be made from, by name."""
 
-    def sweep(self) -> bool:
-        """One pass over everything; whether it could be done."""
+    def strays(self) -> StraysView:
+        """qemu processes and objects of ours that nobody wants."""
+
+    def kill_stray(self, pid: int, identity: str) -> StrayView:
+        """End a stray, if it is still that process and still a stray; the stray as it was."""
+
+    def sweep_now(self, *, force: bool) -> SweepView:
+        """Sweep at once; with ``force`` also more is removed than a sweep may."""
 
     def readiness(self) -> Readiness:
         """Whether the agent can serve now."""

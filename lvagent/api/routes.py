@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lvagent.api import events, monitor, views
+from lvagent.api import events, monitor, strays, views
 from lvagent.api.contract import TEXT, XML, Header, Name, Reply, Route, View
 from lvagent.spec.access import Role
 from lvagent.spec.status import Action
@@ -10,6 +10,7 @@ from lvagent.spec.status import Action
 VM = Name("id", "vm", r"i-[0-9]{10}", "i-0000000001")
 VPC = Name("name", "vpc", r"vpc-[0-9a-z]{10}", "vpc-aaaaaaaaaa")
 SUBNET = Name("name", "subnet", r"subnet-[0-9a-z]{10}", "subnet-aaaaaaaaaa")
+PID = Name("pid", "stray", r"[1-9][0-9]{0,6}", "4242")
 OPERATION = Name("id", "operation", r"op-[0-9a-f]{16}", "op-0123456789abcdef")
 ACTION = Name("action", "action", "|".join(Action), Action.START.value, tuple(Action))
 
@@ -28,6 +29,12 @@ THERE = Reply(200, "It was changed to this spec, or had it already.", "PutResult
 def _read(path: str, name: str, summary: str, view: View, schema: str, *names: Name) -> Route:
     reply = Reply(200, summary, schema, headers=("ETag",) if schema == "Vm" else ())
     return Route("GET", path, name, Role.READ, summary, view, (reply,), (404,) if names else (), names)
+
+
+def _settle(word: str, name: str, summary: str, view: View) -> Route:
+    replies = (Reply(200, "It was done, or there was nothing to do.", "Vm", headers=("ETag",)), LATER)
+    path, errors = f"/v1/vms/{{id}}/{word}", (404, 409, 412, 413, 415)
+    return Route("POST", path, name, Role.ADMIN, summary, view, replies, errors, (VM,), headers=CHANGES)
 
 
 ROUTES: tuple[Route, ...] = (
@@ -83,6 +90,8 @@ ROUTES: tuple[Route, ...] = (
         names=(VM, ACTION),
         headers=CHANGES,
     ),
+    _settle("accept", "acceptVm", "Make libvirt's definition, changed by hand, the wish.", views.accept),
+    _settle("restore", "restoreVm", "Define the wish again, over what was changed by hand.", views.restore),
     _read(
         "/v1/vms/{id}/rules", "showRules", "The rules of a VM, and what they let in and out.", views.rules, "Rules", VM
     ),
@@ -180,14 +189,36 @@ ROUTES: tuple[Route, ...] = (
         body="VmSpec",
     ),
     Route(
+        "GET",
+        "/v1/strays",
+        "listStrays",
+        Role.OPERATE,
+        "qemu processes and objects of the agent's that nobody wants. Not for tokens limited to VPCs.",
+        strays.list_strays,
+        (Reply(200, "The strays.", "Strays"),),
+    ),
+    Route(
+        "POST",
+        "/v1/strays/{pid}/kill",
+        "killStray",
+        Role.ADMIN,
+        "End a stray: SIGTERM, then SIGKILL. It must be that process still, and a stray still.",
+        strays.kill,
+        (Reply(200, "It has ended; as it was before.", "Stray"),),
+        (404, 409, 413, 415),
+        names=(PID,),
+        body="StrayIdentity",
+    ),
+    Route(
         "POST",
         "/v1/sweep",
         "sweep",
         Role.ADMIN,
-        "Compare everything with the wish now, and bring it together, as is done at intervals anyway.",
-        views.sweep,
-        (Reply(200, "It was done.", "Readiness"),),
+        "Compare all that is there with all that is wanted, now. Not for tokens limited to VPCs.",
+        strays.sweep,
+        (Reply(200, "It was done.", "Sweep"),),
         (413, 415),
+        query=(strays.FORCE,),
     ),
     _read("/v1/operations", "listOperations", "What is under way, or was.", views.list_operations, "OperationList"),
     Route(

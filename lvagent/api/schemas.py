@@ -8,9 +8,10 @@ from typing import cast
 
 from lvagent.api.operations import Progress
 from lvagent.api.problems import TITLES, URN, Json
+from lvagent.api.stray_schemas import stray_schemas
 from lvagent.spec.monitor import MAX_COMMAND, MAX_NAME
 from lvagent.spec.parse import vm_schema
-from lvagent.spec.status import Action, Outcome, State
+from lvagent.spec.status import Action, Outcome, Place, Settling, State
 from lvagent.spec.vm import Direction
 
 
@@ -101,6 +102,18 @@ PROCESS = _object(
     },
 )
 
+DRIFT = _object(
+    "A field in which what is there differs from the wish.",
+    {
+        "path": _text("the path in the spec", "memory_mb"),
+        "wanted": {"description": "what the wish has"},
+        "actual": {"description": "what is there"},
+        "place": _enum(
+            [*Place], "guest: the running guest; it comes with the next start. definition: somebody changed libvirt's"
+        ),
+    },
+)
+
 STATUS_MEMBERS: Mapping[str, Json] = {
     "has_user_data": _flag("whether it has user data; these are never shown"),
     "state": _enum([*State], "the state it is in"),
@@ -111,7 +124,8 @@ STATUS_MEMBERS: Mapping[str, Json] = {
     "process": _or_null(PROCESS),
     "changed_at": _text("since when the agent knows that state and reason (RFC 3339)"),
     "ports": _list(_ref("Port"), "its NICs as they stand"),
-    "drift": _texts("paths of the spec that the running guest does not have yet; they come with its next start"),
+    "drift": _texts("paths of the spec in which what is there differs from it"),
+    "drift_details": _list(_ref("Drift"), "the same with their values"),
     "timings": _list(_ref("Phase"), "the phases of the last put or start"),
     "error": _or_null(_text("what went wrong last")),
     "observed_at": _text("when it was looked at (RFC 3339)"),
@@ -220,7 +234,7 @@ OPERATION = _object(
     "A change under way, or done.",
     {
         "id": _text("its id", "op-0123456789abcdef"),
-        "kind": _enum(["put", "delete", *Action], "what was asked for"),
+        "kind": _enum(["put", "delete", *Action, *Settling], "what was asked for"),
         "vm": _text("the VM that is changed"),
         "status": _enum([*Progress], "how far it is"),
         "phases": _list(_ref("Phase"), "the phases that have ended"),
@@ -312,6 +326,7 @@ def schemas() -> dict[str, Json]:
         "Look": LOOK,
         "Rules": _rules(),
         "Port": PORT,
+        "Drift": DRIFT,
         "Phase": PHASE,
         "Vpc": VPC,
         "VpcList": _items("Vpc"),
@@ -324,6 +339,7 @@ def schemas() -> dict[str, Json]:
         "Plan": PLAN,
         "Operation": OPERATION,
         "OperationList": _items("Operation"),
+        **stray_schemas(),
         "Problem": PROBLEM,
         "Readiness": READINESS,
         "QmpCommand": QMP_COMMAND,

@@ -16,7 +16,7 @@ from lvagent.errors import NotFound, SpecError, Unavailable
 from lvagent.spec.access import Role
 from lvagent.spec.json import load
 from lvagent.spec.parse import parse_vm
-from lvagent.spec.status import CONSOLE, Action, Outcome, PhaseTime, PutResult, VmStatus
+from lvagent.spec.status import CONSOLE, Action, Outcome, PhaseTime, PutResult, Settling, VmStatus
 from lvagent.spec.vm import VmConfig
 
 MAX_WAIT = 60
@@ -97,6 +97,29 @@ def act(call: Call) -> Answer:
         return call.agent.power(vm, action)
 
     return _settle(call, call.operations.submit(action.value, vm, work, vpcs=_vpcs(call, vm), lane=call.lane))
+
+
+def accept(call: Call) -> Answer:
+    """POST /v1/vms/{id}/accept"""
+    return _settled(call, Settling.ACCEPT)
+
+
+def restore(call: Call) -> Answer:
+    """POST /v1/vms/{id}/restore"""
+    return _settled(call, Settling.RESTORE)
+
+
+def _settled(call: Call, how: Settling) -> Answer:
+    vm = call.path["id"]
+    _check_empty(call)
+    _check_there(call, vm)
+    call.need(Role.ADMIN, "what was changed by hand on the host")
+
+    def work(_watch: Watch) -> Result:
+        _check_preconditions(call, vm)
+        return call.agent.settle(vm, how)
+
+    return _settle(call, call.operations.submit(how.value, vm, work, vpcs=_vpcs(call, vm), lane=call.lane))
 
 
 def _vpcs(call: Call, vm: str) -> frozenset[str]:
@@ -265,15 +288,6 @@ def show_operation(call: Call) -> Answer:
     if not sees_operation(call.caller, operation):
         raise NotFound("operation", operation.id)
     return answer(200, dump.operation(veiled(call.agent, operation.view())))
-
-
-def sweep(call: Call) -> Answer:
-    """POST /v1/sweep"""
-    done = call.agent.sweep()
-    found = call.agent.readiness()
-    if not done:
-        raise Unavailable("what a sweep needs", hint="; ".join(f"{what}: {how}" for what, how in found.checks))
-    return answer(200, dump.readiness(found))
 
 
 def healthz(_call: Call) -> Answer:

@@ -78,11 +78,13 @@ def _agreed(session: Session, wanted: Sequence[Repair], *, yes: bool) -> bool:
 def _ask(session: Session) -> bool:
     """Have the running agent sweep; False: none answers."""
     try:
-        session.client().call("POST", "/v1/sweep")
+        found = session.client().call("POST", "/v1/sweep").json
     except Failure as failure:
         if failure.exit_code == UNREACHABLE:
             return False
         raise
+    if found["held"]:
+        raise Failure(str(found["held"]))
     return True
 
 

@@ -20,6 +20,8 @@ ACTIONS = {
     "reset": "Reset a VM at once, as its reset button would.",
     "pause": "Halt a VM's CPUs.",
     "resume": "Let a paused VM's CPUs run again.",
+    "accept": "Take what somebody changed in a VM's definition by hand as wanted.",
+    "restore": "Undo what somebody changed in a VM's definition by hand.",
 }
 
 
@@ -112,11 +114,22 @@ def _row(vm: Json) -> tuple[object, ...]:
 def _note(vm: Json) -> str:
     notes = [
         "failed" if vm["error"] else "",
-        "needs a restart" if vm["drift"] else "",
+        "needs a restart" if "guest" in _places(vm) else "",
+        "changed by hand" if "definition" in _places(vm) else "",
         f"should be {vm['wanted']}" if vm["wanted"] != vm["state"] and vm["state"] in ("running", "stopped") else "",
         "not seen lately" if vm["stale"] else "",
     ]
     return ", ".join(note for note in notes if note)
+
+
+def _places(vm: Json) -> set[object]:
+    """Where it differs from what is wanted: its guest, its definition."""
+    return {one["place"] for one in objects(vm["drift_details"])}
+
+
+def _drift(vm: Json, place: str) -> list[str]:
+    found = [one for one in objects(vm["drift_details"]) if one["place"] == place]
+    return [f"{one['path']}: wanted {one['wanted']}, is {one['actual']}" for one in found]
 
 
 @group.command()
@@ -166,7 +179,8 @@ def show(session: Session, ident: str) -> None:
         "restart": vm["restart"],
         "pid": vm["pid"] if process is None else f"{process['pid']} ({process['state']} since {process['started_at']})",
         "revision": vm["revision"],
-        "at next start": vm["drift"],
+        "at next start": _drift(vm, "guest"),
+        "edited": _drift(vm, "definition"),
         "user data": "yes" if vm["has_user_data"] else "",
         "timings": timings,
         "seen": f"{vm['observed_at']}{' (libvirt is away)' if vm['stale'] else ''}",

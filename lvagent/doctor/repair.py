@@ -100,8 +100,8 @@ class Repairer:
             bridge_netfilter.load()
             agent = main.build(self._settings)
             try:
-                if not agent.sweep():
-                    raise HostError("the host", "sweep", agent.trouble)
+                if not agent.sweep() or agent.held:
+                    raise HostError("the host", "sweep", agent.held or agent.trouble)
             finally:
                 agent.close()
 

@@ -81,6 +81,16 @@ class VpcFilter:
         self._run(base(limits=self._limits) + change((), NOTHING.union(*kept.values())))
         self._known = kept
 
+    def mend(self, rules: int) -> None:
+        """Load the base anew, with what all owners have, if rules of it are missing.
+
+        :param rules: how many it has.
+        """
+        if self.digest() == base_digest(limits=self._limits) and nft_read.fixed_rules(self._space.netfilter) != rules:
+            known = self.read()
+            self._known = None
+            self._run(base(limits=self._limits) + change((), NOTHING.union(*known.values())))
+
     def put(self, wanted: Iterable[Filter | Subnet], without: Iterable[str] = ()) -> None:
         """Make sure of these and of nothing else of their owners, in one transaction.
 

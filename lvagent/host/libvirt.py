@@ -11,6 +11,7 @@ libvirt's errors become ours in ``libvirt_lines``, where the connections are.
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +21,10 @@ import libvirt
 
 from lvagent.errors import NotFound
 from lvagent.host.libvirt_lines import Connection, Domain, Line, Secret, code_of
+from lvagent.host.processes import pid
 from lvagent.spec import names
 from lvagent.spec.status import State
+from lvagent.spec.strays import Running
 
 T = TypeVar("T")
 
@@ -68,6 +71,7 @@ class Hypervisor:
     def __init__(self, uri: str, *, lines: int = 2) -> None:
         self._short = Line(uri)
         self._long = [Line(uri) for _ in range(lines)]
+        self._emulators: frozenset[str] | None = None
         self._turn = 0
         self._turn_lock = threading.Lock()
 
@@ -102,6 +106,21 @@ class Hypervisor:
                 if code_of(error) == libvirt.VIR_ERR_NO_DOMAIN:
                     return None
                 raise
+
+    def running(self) -> tuple[Running, ...]:
+        """Every domain that is active, strangers' too, with the pid of its qemu. Whose it is, is not looked at."""
+        with self._short.use("domains", "list") as connection:
+            found = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+            there = [(domain.name(), domain.UUIDString()) for domain in found]
+        return tuple(Running(name, uuid, pid(name), ours=False) for name, uuid in there)
+
+    def emulators(self) -> frozenset[str]:
+        """The programs that libvirt starts as qemu, by its capabilities."""
+        if self._emulators is None:
+            with self._short.use("the capabilities", "read") as connection:
+                text = connection.getCapabilities()
+            self._emulators = frozenset(re.findall(r"<emulator>([^<]+)</emulator>", text))
+        return self._emulators
 
     def state(self, vm: str) -> DomainState:
         """Its state."""

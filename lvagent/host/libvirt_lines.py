@@ -55,6 +55,7 @@ class Connection(Protocol):
     def isAlive(self) -> int: ...  # noqa: N802
     def close(self) -> int: ...
     def setKeepAlive(self, interval: int, count: int) -> int: ...  # noqa: N802
+    def getCapabilities(self) -> str: ...  # noqa: N802
     def listAllDomains(self, flags: int = 0) -> list[Domain]: ...  # noqa: N802
     def lookupByName(self, name: str) -> Domain: ...  # noqa: N802
     def defineXMLFlags(self, xml: str, flags: int = 0) -> Domain: ...  # noqa: N802

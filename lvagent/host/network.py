@@ -50,7 +50,8 @@ class Network:
         self._guard = threading.Lock()
         self._root: Netspace | None = None
         self._limits = settings.filter
-        self._tried = False
+        self._rules: int | None = None
+        self._shared = not settings.fabric.netns
         self._vpcs = VpcSides(settings.paths.netns, settings.filter)
         self._fabric = FabricSide(settings, self._here)
 
@@ -61,10 +62,9 @@ class Network:
         """
         with translated(self._vpcs.folder, "prepare"):
             netns.prepare(self._vpcs.folder)
-        if not self._tried:
+        if self._rules is None:
             bridge_netfilter.load()
-            kernel_filter.check(self._limits)
-            self._tried = True
+            self._rules = kernel_filter.check(self._limits)
 
     def _here(self) -> Netspace:
         """The namespace in which the agent runs, and libvirt makes taps."""
@@ -90,6 +90,13 @@ class Network:
                 number, local, port = link.vxlan
                 found.add(Vxlan(number, link.mtu if link.up else BROKEN, local, port))
         return frozenset(found)
+
+    def misplaced(self) -> frozenset[str]:
+        """Links of ours in the namespace that the agent runs in, where none stays: taps, and what a crash left."""
+        with translated("the root namespace", "read"):
+            there = self._here().links().values()
+        ours = {link.name for link in there if link.group == names.LINK_GROUP or names.tap_owner(link.name)}
+        return frozenset(ours - self._fabric.links().keys() if ours and self._shared else ours)
 
     def taps(self, vpc: str) -> frozenset[str]:
         """The taps of ours in a VPC's namespace; none if there is no such namespace."""
@@ -208,6 +215,16 @@ class Network:
         side = self._vpcs.find(vpc)
         with translated(vpc, "count in"):
             return side.filter.counted() if side is not None else []
+
+    def mend(self, vpc: str) -> None:
+        """Bring back rules of a VPC's base that somebody took out of its tables; ``ensure`` brings back all else.
+
+        Not looked for at other times: it is as much work as all else that is observed.
+        """
+        side = self._vpcs.find(vpc)
+        if side is not None and self._rules is not None:
+            with translated(vpc, "mend the filter of"):
+                side.filter.mend(self._rules)
 
     def remove(self, resources: Sequence[Resource]) -> None:
         """Make sure that these resources are not there. Goes on after an error.

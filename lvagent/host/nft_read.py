@@ -144,6 +144,13 @@ def _rule(found: dict[int, bytes]) -> Rule:
     return Rule(c_string(found.get(_RULE_CHAIN, b"")), _comment(found.get(_RULE_USERDATA, b"")))
 
 
+def fixed_rules(netfilter: Socket) -> int:
+    """How many rules of our tables are the base's: those that were given for no VM, port or subnet."""
+    request = Message(_GET_RULES, 0, _generic(BRIDGE) + text(_RULE_TABLE, TABLE), "read rules")
+    bridge = [body for body in _dump(netfilter, request) if c_string(table(body[4:]).get(_RULE_TABLE, b"")) == TABLE]
+    return len(bridge) + sum(not one.rule.owner for one in rules(netfilter))
+
+
 def _counted(found: dict[int, bytes]) -> Counted:
     rule = _rule(found)
     packets = size = 0

@@ -76,6 +76,14 @@ class Qemus:
             self._seen.pop(vm, None)
 
 
+def pid(domain: str, run: Path = Path("/run/libvirt/qemu")) -> int | None:
+    """The pid of a domain's qemu, from libvirt's pid file; None if there is none."""
+    try:
+        return int((run / f"{domain}.pid").read_text())
+    except (OSError, ValueError):
+        return None
+
+
 def began_at(stat: Stat) -> float:
     """Unix time at which a process began."""
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + stat.began / TICKS

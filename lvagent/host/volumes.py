@@ -125,6 +125,17 @@ class VolumeStore:
         views = (self._image_view(name) for name in found if IMAGE_NAME.match(name))
         return tuple(view for view in views if view is not None)
 
+    def files(self) -> tuple[str, ...]:
+        """The paths of all volumes in the volume folders, sorted; links and what has other names are left out."""
+        found = (
+            os.path.join(folder, name)
+            for top in self._folders
+            for folder, _, names in os.walk(top)
+            for name in names
+            if name.endswith(SUFFIX) and not name.startswith(".")
+        )
+        return tuple(sorted(path for path in found if not os.path.islink(path)))
+
     def _image_view(self, name: str) -> ImageView | None:
         try:
             with ExitStack() as stack:

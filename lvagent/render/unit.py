@@ -21,7 +21,7 @@ CAPABILITIES: Mapping[str, str] = MappingProxyType(
         "chown": "volumes are qemu's, the API's socket is its group's, a lease file is dnsmasq's",
         "dac_override": "volumes of qemu's user are judged, folders of other users written to",
         "fowner": "an image that is qemu's gets a second name",
-        "kill": "dnsmasq and the metadata process, which run as others, are ended",
+        "kill": "dnsmasq, the metadata process and strays, which run as others, are ended",
         "net_admin": "links, addresses, filters; dnsmasq answers clients that have no address yet",
         "net_bind_service": "metadata listens on port 80, dnsmasq on 53, 67 and 547",
         "net_raw": "dnsmasq sends router advertisements",
@@ -30,7 +30,7 @@ CAPABILITIES: Mapping[str, str] = MappingProxyType(
         "setuid": "as setgid",
         "sys_admin": "namespaces are made, named and entered",
         "sys_chroot": "the metadata process sees no file",
-        "sys_ptrace": "whose program and namespace a process of another user has (/proc/PID/exe, ns)",
+        "sys_ptrace": "program, namespace and open files of a process of another user (/proc/PID/exe, ns, fd)",
     }
 )
 """What the agent keeps, and what for."""

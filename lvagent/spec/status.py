@@ -39,6 +39,13 @@ class Action(StrEnum):
     RESUME = "resume"
 
 
+class Settling(StrEnum):
+    """What is to become of a definition that somebody changed by hand: it is the wish from now on, or goes back."""
+
+    ACCEPT = "accept"
+    RESTORE = "restore"
+
+
 class Outcome(StrEnum):
     """What a put did."""
 
@@ -69,6 +76,23 @@ class PortView:
     dns: str | None
 
 
+class Place(StrEnum):
+    """Where something differs from the wish: in the running guest, or in libvirt's definition, changed by hand."""
+
+    GUEST = "guest"
+    DEFINITION = "definition"
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A field in which what is there differs from the wish; values as in JSON, without secrets."""
+
+    path: str
+    wanted: object
+    actual: object
+    place: Place
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessView:
     """A process as the kernel has it. ``state``: running, stopped (SIGSTOP), traced, zombie or dead.
@@ -86,8 +110,9 @@ class VmStatus:
     """A VM: what is wanted and what is there.
 
     ``wanted``: running or stopped. ``changed_at``: RFC 3339 time since which the agent knows this state and reason.
-    ``drift``: paths of the spec whose wish differs from what the running guest has
-    (they take effect at the next start). ``observed_at``: RFC 3339. ``stale``: libvirt could not be asked since then.
+    ``drift``: paths of the spec whose wish differs from what the running guest has (they take effect at the next
+    start), or its definition, which somebody changed by hand (accept or restore it); ``drift_details`` has their
+    values. ``observed_at``: RFC 3339. ``stale``: libvirt could not be asked since then.
     """
 
     spec: VmConfig
@@ -103,6 +128,7 @@ class VmStatus:
     error: str | None
     observed_at: str
     stale: bool
+    drift_details: tuple[Drift, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ APART: dict[str, Apart] = {
     "POST /v1/vms/{id}/hmp": Apart(
         "a made-up command may end the guest, or the host's peace", "tests/e2e/fuzz/test_fuzz_apart.py::test_monitors"
     ),
-    "POST /v1/strays/{pid}/kill": Apart("it ends processes"),
+    "POST /v1/strays/{pid}/kill": Apart("it ends processes", "tests/e2e/fuzz/test_fuzz_apart.py::test_kill"),
     "GET /v1/events": Apart("its answer never ends", "tests/e2e/fuzz/test_fuzz_apart.py::test_streams"),
 }
 """A route that is built and has no tests here fails ``test_routes_apart_have_tests_of_their_own``."""

@@ -93,6 +93,25 @@ def test_streams(served: Served, query: str) -> None:
         assert {seen.told["vm"] for seen in stream.events} == {IDS[0]}
 
 
+def test_kill(served: Served, fuzz_seed: int) -> None:
+    """Pids that nobody has, or that are no strays: init, the agent, a guest; and bodies of every kind."""
+    before = served.lab.snapshot()
+    served.populate()
+    pids = ["1", "2", "9999999", str(served.vms()[0]["pid"]), "0", "-1", "x", "01"]
+    body = st.fixed_dictionaries(
+        {"identity": mostly(st.sampled_from(["1", "123456"]), of=3, other=st.sampled_from(ODD))}
+    )
+    [route] = [one for one in routes_of(served.document) if one.key == "POST /v1/strays/{pid}/kill"]
+    made = requests(route, pids, mostly(body, of=5, other=garbage()), own_id)
+    for request in drawn(made, CASES, fuzz_seed):
+        answer = served.send(request)
+        check(served, route, request, answer)
+        assert answer.status >= 400
+    assert running(served) == {IDS[0], IDS[1]}
+    served.clear()
+    assert before.difference(served.lab.snapshot()) == {}
+
+
 def running(served: Served) -> set[str]:
     """The VMs that run."""
     found: list[Json] = served.vms()

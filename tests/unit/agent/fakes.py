@@ -19,7 +19,8 @@ from lvagent.agent.networks import Networks
 from lvagent.agent.news import News
 from lvagent.agent.tidings import Reporter
 from lvagent.agent.timeline import Timeline
-from lvagent.errors import HostError, NotFound, SpecError
+from lvagent.config import Settings
+from lvagent.errors import Conflict, HostError, NotFound, SpecError
 from lvagent.host.libvirt import DomainRecord, DomainState
 from lvagent.host.nft_read import Counted
 from lvagent.host.volumes import Judged
@@ -43,6 +44,7 @@ from lvagent.render.element import find_element
 from lvagent.spec.claims import Below
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.status import ImageView, State
+from lvagent.spec.strays import Process, Running
 from lvagent.spec.vm import Volume
 
 
@@ -87,6 +89,8 @@ class FakeDomains:
         self._breaker = breaker
         self.found: dict[str, _Domain] = {}
         self.kept: dict[str, bytes] = {}
+        self.pids: dict[str, int] = {}
+        self.strangers: list[Running] = []
         self.hook: Callable[[str, str], None] = lambda _vm, _xml: None
         self.ended: Callable[[str], None] = lambda _vm: None
 
@@ -101,6 +105,14 @@ class FakeDomains:
     def record(self, vm: str) -> DomainRecord | None:
         one = self.found.get(vm)
         return None if one is None else DomainRecord(vm, one.state, one.config, one.live, one.persistent)
+
+    def running(self) -> tuple[Running, ...]:
+        active = [vm for vm, one in sorted(self.found.items()) if one.state.active]
+        ours = tuple(Running(vm, f"uuid-{vm}", self.pids.get(vm), ours=False) for vm in active)
+        return (*ours, *self.strangers)
+
+    def emulators(self) -> frozenset[str]:
+        return frozenset({"/usr/bin/qemu-system-x86_64"})
 
     def state(self, vm: str) -> DomainState:
         return self._get(vm).state
@@ -253,6 +265,30 @@ class FakeVolumes:
     def images(self) -> tuple[ImageView, ...]:
         return ()
 
+    def files(self) -> tuple[str, ...]:
+        return tuple(sorted(self.paths))
+
+
+class FakeProcesses:
+    """The qemu processes: values; those that were ended are noted with how."""
+
+    def __init__(self) -> None:
+        self.there: dict[int, Process] = {}
+        self.ended: list[tuple[int, str]] = []
+
+    def qemus(self, emulators: Iterable[str]) -> tuple[Process, ...]:
+        return tuple(self.there[pid] for pid in sorted(self.there))
+
+    def alive(self, pid: int) -> bool:
+        return pid in self.there and not self.there[pid].zombie
+
+    def end(self, process: Process, *, softly: bool, go_on: Callable[[], bool]) -> str:
+        if self.there.get(process.pid) != process:
+            raise Conflict(f"{process.pid} is another process by now, or none")
+        self.ended.append((process.pid, "softly" if softly else "hard"))
+        del self.there[process.pid]
+        return "ended by SIGTERM"
+
 
 class FakeWires:
     """Namespaces, links, filters: a set of resources."""
@@ -261,6 +297,8 @@ class FakeWires:
         self._breaker = breaker
         self.there: set[Resource] = set()
         self.prepared = False
+        self.mended: list[str] = []
+        self.in_root: set[str] = set()
         self.counters: dict[str, list[Counted]] = {}
 
     def observe(self, vpc: str) -> frozenset[Resource]:
@@ -301,6 +339,12 @@ class FakeWires:
         self._breaker.step("plug")
         for one in (*filters, plug):
             self.there = {other for other in self.there if diff.identity(other) != diff.identity(one)} | {one}
+
+    def misplaced(self) -> frozenset[str]:
+        return frozenset(self.in_root)
+
+    def mend(self, vpc: str) -> None:
+        self.mended.append(vpc)
 
     def counted(self, vpc: str) -> list[Counted]:
         return self.counters.get(vpc, [])
@@ -412,6 +456,7 @@ class FakeHost:
         self.wires = FakeWires(self.breaker)
         self.dhcp = FakeDhcp(self.breaker)
         self.metadata = FakeMetadata(self.breaker)
+        self.processes = FakeProcesses()
         self.domains.ended = self.wires.unplug
         self.pages = FakePages()
         self.console = b""
@@ -419,7 +464,7 @@ class FakeHost:
         self.now = 1000.0
         self.going_down = False
 
-    def agent(self, *, boot_id: str = "boot-1", sweep: bool = True) -> Agent:
+    def agent(self, *, boot_id: str = "boot-1", sweep: bool = True, settings: Settings | None = None) -> Agent:
         news = News(lambda vm: index.vpcs_of(vm))
         index = Index(Reporter(news))
         networks = Networks(index, self.wires, self.dhcp, self.metadata, POLICY, self._locks)
@@ -436,6 +481,8 @@ class FakeHost:
                 boot_id,
                 news,
                 timeline,
+                self.processes,
+                settings or Settings(),
                 going_down=lambda: self.going_down,
                 clock=lambda: self.now,
             )

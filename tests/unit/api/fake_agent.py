@@ -9,34 +9,44 @@ from collections.abc import Sequence
 
 from lvagent.agent.news import News
 from lvagent.api.protocol import Agent, Watch
-from lvagent.errors import Conflict, MonitorError, NotFound
+from lvagent.errors import Conflict, MonitorError, NotFound, Unavailable
 from lvagent.plan.firewall import directed
 from lvagent.spec import names
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.status import (
     Action,
+    Drift,
     FirewallView,
     ImageView,
     LookView,
     Outcome,
     PhaseTime,
+    Place,
     Plan,
     PortView,
     ProcessView,
     PutResult,
     Readiness,
     RuleView,
+    Settling,
     State,
     SubnetView,
     TimelineEntry,
     VmStatus,
     VpcView,
 )
+from lvagent.spec.strays import LooseObject, Sort, StraysView, StrayView, SweepView
 from lvagent.spec.vm import Network, VmConfig
 
 TIMES = (PhaseTime("check", 0.1), PhaseTime("define", 4.0), PhaseTime("wire", 8.5), PhaseTime("start", 500.25))
 NOW = "2026-11-23T21:45:00.000Z"
 PROCESS = ProcessView(4242, "running", NOW)
+
+STRAY = StrayView(
+    pid=4711, identity="123456", sort=Sort.NOBODY, why="libvirt does not know it", state="running",
+    program="/usr/bin/qemu-system-x86_64", age=61.5, uid=0, parent=1, parent_name="init", arguments=("qemu", "-S"),
+    sockets=("/run/mon.sock",), disks=("/v/a.qcow2",), taps=(), sweeps=2,
+)  # fmt: skip
 
 
 def _port(vm: str, nic: Network) -> PortView:
@@ -89,6 +99,8 @@ class FakeAgent:
         self.console = b"login: "
         self.files: set[str] = set()
         self.told: dict[str, tuple[TimelineEntry, ...]] = {}
+        self.held = ""
+        self.stray_processes = {STRAY.pid: STRAY}
         self.news = News(self._scope)
         self.news.close()
 
@@ -130,7 +142,8 @@ class FakeAgent:
             self._watched(watch)
             status = _status(spec, 1 if old is None else old.revision + 1)
             drift = ("memory_mb",) if old is not None and old.spec.memory_mb != spec.memory_mb else ()
-            self._vms[spec.id] = dataclasses.replace(status, drift=drift)
+            details = tuple(Drift(path, spec.memory_mb, old and old.spec.memory_mb, Place.GUEST) for path in drift)
+            self._vms[spec.id] = dataclasses.replace(status, drift=drift, drift_details=details)
             self.files |= {volume.path for volume in spec.volumes}
             outcome = Outcome.CREATED if old is None else Outcome.CHANGED
             return PutResult(outcome, self._vms[spec.id], drift)
@@ -166,6 +179,12 @@ class FakeAgent:
                 raise Conflict(f"{vm} is {old.state}: it cannot resume", other=vm, hint="it must be paused")
             process = None if state is State.STOPPED else PROCESS
             self._vms[vm] = dataclasses.replace(old, state=state, process=process)
+            return self._vms[vm]
+
+    def settle(self, vm: str, how: Settling) -> VmStatus:
+        self._enter(how.value, vm)
+        with self._lock:
+            self._vms[vm] = dataclasses.replace(self.vm(vm), drift=(), drift_details=())
             return self._vms[vm]
 
     def vm(self, vm: str) -> VmStatus:
@@ -271,9 +290,23 @@ class FakeAgent:
             self.vm(vm)
         return found
 
-    def sweep(self) -> bool:
-        self._enter("sweep", "")
-        return self.ready
+    def strays(self) -> StraysView:
+        loose = (LooseObject("volume", "/v/old.qcow2", "no VM has it"),)
+        return StraysView("report", 3, tuple(self.stray_processes.values()), loose)
+
+    def kill_stray(self, pid: int, identity: str) -> StrayView:
+        self._enter("kill", str(pid))
+        if pid not in self.stray_processes:
+            raise NotFound("stray", str(pid))
+        if self.stray_processes[pid].identity != identity:
+            raise Conflict(f"{pid} is another process by now", path="identity")
+        return self.stray_processes.pop(pid)
+
+    def sweep_now(self, *, force: bool) -> SweepView:
+        self._enter(f"sweep force={force}", "")
+        if not self.ready:
+            raise Unavailable("a sweep", hint="libvirt cannot be read")
+        return SweepView("" if force else self.held)
 
     def readiness(self) -> Readiness:
         checks = (("libvirt", "ok" if self.ready else "cannot be read"), ("first sweep", "ok"))

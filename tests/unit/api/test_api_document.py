@@ -86,9 +86,8 @@ def walk(client: FlaskClient) -> list[tuple[str, str, TestResponse]]:
     later = client.put("/v1/vms/i-0000000002", json=vm(2), headers={"Prefer": "wait=0"})
     operation = later.headers.get("Location") or f"/v1/operations/{client.get('/v1/operations').json['items'][0]['id']}"
     plain = [
-        "/v1/vms", "/v1/vpcs", "/v1/subnets", "/v1/images", "/v1/operations", "/healthz", "/readyz", "/openapi.json",
-        "/v1/events",
-        "/docs",
+        "/v1/vms", "/v1/vpcs", "/v1/subnets", "/v1/images", "/v1/operations", "/v1/strays", "/healthz", "/readyz",
+        "/v1/events", "/openapi.json", "/docs",
     ]  # fmt: skip
     return [
         ("PUT", "/v1/vms/{id}", later),
@@ -98,6 +97,8 @@ def walk(client: FlaskClient) -> list[tuple[str, str, TestResponse]]:
         ("PUT", "/v1/vms/{id}", client.put("/v1/vms/i-0000000003", json=vm(3))),
         ("PUT", "/v1/vms/{id}", client.put("/v1/vms/i-0000000003", json=vm(3, cpus=2))),
         ("POST", "/v1/vms/{id}/{action}", client.post(f"{vm1}/pause")),
+        ("POST", "/v1/vms/{id}/accept", client.post(f"{vm1}/accept")),
+        ("POST", "/v1/vms/{id}/restore", client.post(f"{vm1}/restore")),
         ("GET", "/v1/vms/{id}", client.get(vm1)),
         ("GET", "/v1/vms/{id}/rules", client.get(f"{vm1}/rules")),
         ("GET", "/v1/vms/{id}/status", client.get(f"{vm1}/status")),
@@ -111,6 +112,8 @@ def walk(client: FlaskClient) -> list[tuple[str, str, TestResponse]]:
         ("GET", "/v1/vms/{id}/timeline", client.get(f"{vm1}/timeline")),
         ("POST", "/v1/sweep", client.post("/v1/sweep")),
         *(("GET", path, client.get(path)) for path in plain),
+        ("POST", "/v1/strays/{pid}/kill", client.post("/v1/strays/4711/kill", json={"identity": "123456"})),
+        ("POST", "/v1/sweep", client.post("/v1/sweep?force=true")),
         ("DELETE", "/v1/vms/{id}", client.delete("/v1/vms/i-0000000003?volumes=delete&grace=0.5")),
     ]
 

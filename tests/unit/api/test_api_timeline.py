@@ -76,4 +76,4 @@ def test_a_sweep_that_cannot_be_done_says_why(tcp: TcpDoor, agent: FakeAgent) ->
     agent.ready = False
     answer = tcp.of(Role.ADMIN).post("/v1/sweep")
     assert (answer.status_code, answer.json["type"]) == (503, "urn:lvagent:error:unavailable")
-    assert agent.calls[-1] == ("sweep", "")
+    assert agent.calls[-1] == ("sweep force=False", "")

@@ -98,6 +98,7 @@ def test_a_vm_is_its_spec_and_how_it_stands_without_its_user_data(client: FlaskC
             }
         ],
         "drift": [],
+        "drift_details": [],
         "timings": [
             {"phase": "check", "ms": 0.1},
             {"phase": "define", "ms": 4.0},

@@ -86,11 +86,15 @@ def test_a_repair_that_fails_keeps_no_other_from_it(shell: Shell, monkeypatch: p
 def test_a_sweep_is_asked_of_the_agent_that_runs(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     examined(monkeypatch, [failed("x", "y", "", SWEEP)], WELL)
     assert shell.run("doctor", "--fix", "--yes").exit_code == 0
-    assert shell.agent.calls == [("sweep", "")]
+    assert shell.agent.calls == [("sweep force=False", "")]
+    shell.agent.held = "nothing is removed: 300 objects would go"
+    examined(monkeypatch, [failed("x", "y", "", SWEEP)], BAD)
+    said = shell.run("-o", "json", "doctor", "--fix", "--yes")
+    assert "300 objects would go" in json.loads(said.stdout)["done"][0]["error"]
     shell.agent.ready = False
     examined(monkeypatch, [failed("x", "y", "", SWEEP)], BAD)
     said = shell.run("-o", "json", "doctor", "--fix", "--yes")
-    assert "what a sweep needs is not available" in json.loads(said.stdout)["done"][0]["error"]
+    assert "a sweep is not available" in json.loads(said.stdout)["done"][0]["error"]
 
 
 def test_nothing_to_repair(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,34 @@
+"""What an agent is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+from lvagent.agent.index import Index
+from lvagent.agent.networks import Networks
+from lvagent.agent.news import News
+from lvagent.agent.ports import Domains, Monitors, Processes, VolumeFolders
+from lvagent.agent.timeline import Timeline
+from lvagent.config import Settings
+from lvagent.render.domain import DomainOptions
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Parts:
+    """What an agent is made of. ``going_down``: whether the host is about to stop. ``clock``: of pauses, in seconds."""
+
+    index: Index
+    domains: Domains
+    monitors: Monitors
+    volumes: VolumeFolders
+    networks: Networks
+    options: DomainOptions
+    boot_id: str
+    news: News
+    timeline: Timeline
+    processes: Processes
+    settings: Settings = dataclasses.field(default_factory=Settings)
+    going_down: Callable[[], bool] = lambda: False
+    clock: Callable[[], float] = time.monotonic
