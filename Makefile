@@ -1,7 +1,7 @@
 # All set-up is in two commands: sudo make run, sudo make test. They install what is missing and may be run again.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run serve clean clean-cache setup test test-house test-unit test-host test-e2e test-slow test-isolation test-fuzz lint bench lock
+.PHONY: help run serve clean clean-cache setup test test-house test-unit test-host test-e2e test-slow test-isolation test-faults test-fuzz lint bench lock
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,10 @@ test-slow: ## only the slow tests: minutes (root)
 test-isolation: ## what hostile guests try, with floods of 20 s and a thousand rule changes under a live stream (root)
 	@.ci/setup test
 	@.ci/tests isolation -s
+
+test-faults: ## kill, fail and hang the agent at every step, and compare the whole host after each: half an hour (root)
+	@.ci/setup test
+	@.ci/tests faults
 
 test-fuzz: ## thousands of made-up requests and documents: an hour; FUZZ="--fuzz-seed 7 --fuzz-cases 500" (root)
 	@.ci/setup test

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from lvagent import failpoints
 from lvagent.agent.core import Agent, Parts
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
@@ -106,6 +107,7 @@ def serve(settings: Settings) -> int:
     )
     make_folders(settings)
     with alone(settings):
+        failpoints.arm(os.environ.get(failpoints.VARIABLE, ""), Path(settings.paths.run))
         _give_up_privileges()
         run_event_loop()
         with _told_to_stop() as told, _serving(build(settings), settings) as names:
@@ -145,7 +147,7 @@ def _serving(agent: Agent, settings: Settings) -> Iterator[queue.SimpleQueue[str
     intake = Intake()
     hooks = HookServer(Path(settings.hook_socket), agent.plugger)
     api = _api(agent, settings)
-    events = LibvirtEvents(settings.libvirt.uri, intake)
+    events = LibvirtEvents(settings.libvirt.uri, intake, agent.lose)
     filters = FilterWatch(settings.paths.netns, settings.fabric.netns, agent.heal)
     worker = threading.Thread(target=_watch, args=(agent, names, settings.sweep.interval), name="sweep")
     witness = threading.Thread(target=_witness, args=(agent, intake, names), name="witness")

@@ -22,7 +22,8 @@ from lvagent.agent.revival import Revival
 from lvagent.agent.strays import Strays
 from lvagent.agent.told import Told
 from lvagent.agent.trace import Trace, Watch
-from lvagent.agent.vms import Vms, restart_needed
+from lvagent.agent.vms import Vms
+from lvagent.agent.wishes import restart_needed
 from lvagent.agent.witness import Witness
 from lvagent.errors import Conflict, LvagentError, NotFound, Unavailable
 from lvagent.host.processes import Qemus
@@ -104,8 +105,9 @@ class Agent(Told):
                 self.revival.forget(spec.id)
                 self.revival.look(spec.id)  # comes when this is done: one that was given up is started again
             trace = Trace(watch)
-            if entry is not None and (entry.phase is Phase.CREATING or entry.domain is None):
-                entry = self._recovery.look(spec.id)  # a create that was not undone wholly; a domain undefined by hand
+            if entry is not None and (entry.phase is Phase.CREATING or entry.domain is None or entry.spec == spec):
+                # A create that was not undone wholly; a domain undefined, or defined anew by hand just now.
+                entry = self._recovery.look(spec.id)
             if confined:
                 self._confine(spec, entry)
             if entry is None:
@@ -208,7 +210,7 @@ class Agent(Told):
         """One VM, looked at afresh: in libvirt, in /proc, and by its qemu's monitor."""
         self._ready()
         self._entry(vm)
-        asked_at = time.time()
+        asked_at = time.monotonic()
         try:
             state = self._domains.state(vm)
         except NotFound:
@@ -332,6 +334,10 @@ class Agent(Told):
             log.warning("strays: %s", error)
         except Exception:
             log.exception("strays")
+
+    def lose(self) -> None:
+        """Note that libvirtd has gone or hangs: what is told is what was seen last, until it can be read again."""
+        self._index.stale_since = self._index.stale_since or time.time()
 
     def start(self) -> None:
         """Start again what ends, from now on."""

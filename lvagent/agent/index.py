@@ -34,7 +34,8 @@ class Phase(StrEnum):
 class Entry:
     """A VM. ``spec`` is the wish, ``applied`` what its running guest was started with (None: it does not run).
 
-    ``observed_at``: Unix time of the last look at libvirt; ``files``: volumes that the agent made (or is making).
+    ``observed_at``: time of the last look at libvirt (monotonic clock: the host's may be set back). ``files``:
+    volumes that the agent made (or is making); ``making``: those of a change that a crash cut off.
     ``former``: the wish before a change that is under way and may yet be undone; it stays claimed. ``outdated``: the
     config that libvirt has is older than the wish (a ``virsh define`` of an old XML, or of one without our element).
     ``edits``: in what libvirt's definition, changed by hand, differs from the wish. ``below``: what its volumes stand
@@ -53,6 +54,7 @@ class Entry:
     timings: tuple[PhaseTime, ...] = ()
     error: str | None = None
     observed_at: float = 0.0
+    making: tuple[str, ...] = ()
     former: VmConfig | None = None
     outdated: bool = False
     below: tuple[Below, ...] | None = None
@@ -234,8 +236,8 @@ class Index:
     def observed(self, vm: str, state: DomainState | None, *, asked_at: float | None = None) -> None:
         """Note what libvirt said of a VM. One that does not run has nothing applied.
 
-        :param asked_at: Unix time at which libvirt was asked; an answer to an older question than what is known by now
-            says nothing. None: just now, by who holds the VM's lock.
+        :param asked_at: when libvirt was asked (monotonic clock); an answer to an older question than what is known by
+            now says nothing. None: just now, by who holds the VM's lock.
         """
 
         def change(entry: Entry) -> Entry:
@@ -243,6 +245,6 @@ class Index:
                 return entry
             active = state is not None and state.active
             applied = (entry.applied or entry.spec) if active else None
-            return dataclasses.replace(entry, domain=state, applied=applied, observed_at=time.time())
+            return dataclasses.replace(entry, domain=state, applied=applied, observed_at=time.monotonic())
 
         self.update(vm, change)

@@ -18,6 +18,7 @@ from lvagent.agent.locks import VpcLocks
 from lvagent.agent.trace import Trace
 from lvagent.agent.wires import Dhcps, Metadatas, Wires
 from lvagent.errors import HostError
+from lvagent.failpoints import point
 from lvagent.plan import diff, firewall, wanted
 from lvagent.plan.resources import Dhcp, Fabric, Filter, Firewall, Plug, PortFilter, Ruleset
 from lvagent.plan.wanted import Policy
@@ -142,9 +143,11 @@ class Networks:
             log.info("%s: remove %s", vpc, "; ".join(map(diff.describe, steps.remove)))
             gone = _in_one(steps)
             self._wires.remove([one for one in steps.remove if one not in gone])
+            point("network.removed")
         if steps.ensure or gone:
             log.info("%s: make %s", vpc, "; ".join(map(diff.describe, steps.ensure)))
             self._wires.ensure(steps.ensure, gone)
+            point("network.made")
         return 0 if unknown else len(steps.remove)
 
     def _serve_dhcp(self, vpc: str, members: tuple[VmConfig, ...]) -> None:
@@ -152,12 +155,14 @@ class Networks:
         if wish is None:
             if not self._wires.taps(vpc):
                 self._dhcp.remove(vpc)
+                point("dhcp.removed")
             return
         there = self._dhcp.observe(vpc)
         if there is not None:
             wish = self._keeping(wish, there, members)
         if there != wish:
             self._dhcp.ensure(wish)
+            point("dhcp.served")
 
     def _keeping(self, wish: Dhcp, there: Dhcp, members: tuple[VmConfig, ...]) -> Dhcp:
         """The wish, and the reservations of running guests that nobody knows (their domain cannot be read)."""
@@ -178,8 +183,10 @@ class Networks:
         if wish is None:
             if not self._wires.taps(vpc):
                 self._metadata.remove(vpc)
+                point("metadata.removed")
         elif self._metadata.observe(vpc) != self._metadata.digest(wish):
             self._metadata.ensure(wish)
+            point("metadata.served")
 
     def tidy_fabric(self) -> None:
         """Take away what of the underlay side no member of any VPC crosses."""
@@ -210,6 +217,7 @@ class Networks:
             place = wanted.plug(spec, nic, self.policy)
             if nic.netname == vpc and place.tap in taps:
                 self._wires.plug(_filters(spec, nic), place)
+                point("network.plugged")
 
     def replug(self, vpc: str, running: Sequence[VmConfig]) -> None:
         """Put taps of running VMs into their places in a VPC that are not in them (a hook that could not, a hand)."""

@@ -23,6 +23,7 @@ from lvagent.agent.ports import VolumeFolders
 from lvagent.agent.timeline import Recorder
 from lvagent.agent.trace import Trace
 from lvagent.errors import HostError, LvagentError
+from lvagent.failpoints import point
 from lvagent.render.element import Element, find_element, parse_element
 from lvagent.spec import names
 from lvagent.spec.claims import Below
@@ -62,6 +63,7 @@ def entry_of(element: Element) -> Entry:
         power=element.power,
         created=element.created,
         files=element.files,
+        making=element.making,
     )
 
 
@@ -157,7 +159,9 @@ class Plugger:
         self._apply(vm, machine)
         self._index.update(vm, lambda now: standing(now, below))
         try:
+            point("plug.judged")
             self._networks.plug(entry.spec, taps, waits, trace, within=LOCK_SECONDS)
+            point("plug.plugged")
         except LvagentError:
             self._apply(vm, entry.applied)
             raise
@@ -166,7 +170,7 @@ class Plugger:
 
     def _apply(self, vm: str, spec: VmConfig | None) -> None:
         """Note what the VM runs with; what libvirt was asked before says nothing about it any more."""
-        self._index.update(vm, lambda now: dataclasses.replace(now, applied=spec, observed_at=time.time()))
+        self._index.update(vm, lambda now: dataclasses.replace(now, applied=spec, observed_at=time.monotonic()))
 
     def _entry(self, vm: str, xml: str) -> Entry | None:
         entry = self._index.get(vm)

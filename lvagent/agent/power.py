@@ -7,8 +7,10 @@ import dataclasses
 from lvagent.agent.index import Entry, Index, Phase
 from lvagent.agent.ports import Domains, VolumeFolders
 from lvagent.agent.trace import Trace
+from lvagent.agent.undo import Undo
 from lvagent.agent.vms import Vms
 from lvagent.errors import Conflict, NotFound
+from lvagent.failpoints import point
 from lvagent.spec.status import Action, State
 
 NEEDS = {
@@ -53,9 +55,14 @@ class Power:
             raise Conflict(f"{vm} is {state.state}: it cannot {action}", other=vm, hint=hint)
         if action is Action.START:
             self._volumes.check(entry.spec.volumes)  # before libvirt follows what they name; the hook looks once more
-        self.wish(entry, WISHES.get(action))
-        with trace.phase(action):
-            self._do(vm, action)
+        with Undo() as undo:
+            undo.add(self.wish, vm, entry.power)
+            self.wish(vm, WISHES.get(action))
+            point("power.wished")
+            with trace.phase(action):
+                self._do(vm, action)
+            undo.forget()
+        point("power.acted")
         self._look(vm)
         if action is Action.START:
             self._vms.told(vm, trace)
@@ -67,11 +74,11 @@ class Power:
             state = None
         self._index.observed(vm, state)
 
-    def wish(self, entry: Entry, power: str | None) -> None:
+    def wish(self, vm: str, power: str | None) -> None:
         """Write down what is wanted of its power: running or stopped; None: as it is."""
-        if power is None or entry.power == power:
+        entry = self._index.get(vm)
+        if power is None or entry is None or entry.power == power:
             return
-        vm = entry.spec.id
         wish = self._index.update(vm, lambda now: dataclasses.replace(now, power=power, phase=Phase.LIVE)) or entry
         self._domains.set_element(vm, self._vms.element(wish, wish.spec), config=True, live=False)
 

@@ -6,7 +6,8 @@ import dataclasses
 
 from lvagent.agent.index import Entry, Index
 from lvagent.agent.networks import Networks
-from lvagent.agent.vms import Vms, restart_needed
+from lvagent.agent.vms import Vms
+from lvagent.agent.wishes import restart_needed
 from lvagent.plan import diff, wanted
 from lvagent.plan.resources import Filter, Subnet
 from lvagent.render import dnsmasq, nft

@@ -20,9 +20,12 @@ from lvagent.agent.locks import VmLocks
 from lvagent.agent.networks import Networks
 from lvagent.agent.plug import entry_of
 from lvagent.agent.ports import Domains, VolumeFolders
+from lvagent.agent.remnants import tidy_secret
 from lvagent.agent.trace import Trace
-from lvagent.agent.vms import ABSENT_WITH_VOLUMES, Vms, with_live_fields
+from lvagent.agent.vms import ABSENT_WITH_VOLUMES, Vms
+from lvagent.agent.wishes import with_live_fields
 from lvagent.errors import LvagentError, SpecError
+from lvagent.failpoints import point
 from lvagent.host.libvirt import DomainRecord
 from lvagent.render.element import Element, find_element, parse_element
 from lvagent.spec import names
@@ -68,6 +71,7 @@ class Recovery:
         :raise Unavailable: libvirt could not be read; nothing was removed.
         """
         self._networks.prepare()
+        point("sweep.prepared")
         known = {entry.spec.id for entry in self._index.all()}
         try:
             records = {record.vm: record for record in self._domains.records()}
@@ -76,12 +80,14 @@ class Recovery:
             self._index.stale_since = self._index.stale_since or time.time()
             raise
         self._index.stale_since = None
+        point("sweep.read")
         for vm in sorted(known | records.keys()):
             self._one(vm, records.get(vm))
         self._index.loaded = True
-        for vm in sorted(secrets - records.keys()):
-            self._orphan_secret(vm)
+        for vm, slots in sorted(secrets.items()):
+            self._secret(vm, slots)
         self._wake()
+        point("sweep.settled")
         self._converge(force=force)
 
     def _one(self, vm: str, record: DomainRecord | None) -> None:
@@ -129,7 +135,10 @@ class Recovery:
             self._discard(entry)
         elif entry.created is None:
             self._vms.keep(entry)
+            point("sweep.kept")
         else:
+            if entry.making:
+                self._vms.unmake(entry)
             self._revive(entry, record)
 
     def _may_be_old(self, vm: str, record: DomainRecord | None) -> bool:
@@ -165,7 +174,7 @@ class Recovery:
             entry,
             applied=self._applied(wish, live, known, active=record.state.active),
             domain=record.state,
-            observed_at=time.time(),
+            observed_at=time.monotonic(),
             error=OUTDATED if entry.outdated else None,
         )
         entry = dataclasses.replace(entry, edits=edits(entry, record, config))
@@ -195,7 +204,7 @@ class Recovery:
             return wish.spec
         if known is not None and known.revision == wish.revision and known.spec.user_data is not None:
             return dataclasses.replace(wish.spec, user_data=known.spec.user_data)
-        return dataclasses.replace(wish.spec, user_data=self._domains.secret(wish.spec.id))
+        return dataclasses.replace(wish.spec, user_data=self._domains.secret(wish.spec.id, wish.revision))
 
     def _applied(self, wish: Element, live: Element | None, known: Entry | None, *, active: bool) -> VmConfig | None:
         if not active:
@@ -212,8 +221,11 @@ class Recovery:
             return  # libvirt was just starting it
         log.info("%s: was never finished, removing what there is of it", vm)
         self._volumes.remove(vm, self._index.unshared(vm, entry.files))
+        point("sweep.discarding")
         self._domains.drop_secret(vm)
+        self._vms.drop_log(vm)
         self._domains.undefine(vm)
+        point("sweep.discarded")
         self._index.drop(vm)
 
     def _revive(self, entry: Entry, record: DomainRecord) -> None:
@@ -247,13 +259,21 @@ class Recovery:
             try:
                 self._volumes.check(entry.spec.volumes)
                 self._domains.start(vm)
+                point("sweep.restarted")
                 self._vms.keep(entry)
             except LvagentError as error:
                 self._note(vm, error)
 
-    def _orphan_secret(self, vm: str) -> None:
+    def _secret(self, vm: str, slots: tuple[int, ...]) -> None:
+        """Let go of user data that nobody wants: of a VM that is gone, of a wish that was given up or has changed."""
+        entry = self._index.get(vm)
+        if entry is not None and (entry.outdated or (slots[1:] == () and entry.spec.user_data is not None)):
+            return
         with self._locks.attempt(vm) as held:
-            if held and self._domains.record(vm) is None:
+            entry = self._index.get(vm)
+            if held and entry is not None and not entry.outdated:
+                tidy_secret(self._domains, entry)
+            elif held and entry is None and self._domains.record(vm) is None:
                 self._domains.drop_secret(vm)
 
     def _converge(self, *, force: bool) -> None:
@@ -279,6 +299,7 @@ class Recovery:
         excess = 0
         try:
             excess = self._networks.bring(vpc)
+            point("sweep.converged")
             self._networks.replug(vpc, running)
             self._networks.counters.look(vpc)
         except LvagentError as error:

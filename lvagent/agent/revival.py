@@ -202,7 +202,7 @@ class Revival:
             self._count(vm, state.reason)
         else:
             self._vms.confirm(vm)
-            self._power.wish(entry, "stopped")
+            self._power.wish(vm, "stopped")
             log.info("%s: its guest shut it down; it stays so", vm)
 
     def _count(self, vm: str, reason: str) -> None:

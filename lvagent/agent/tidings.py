@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from lvagent.agent.index import Entry, Phase
 from lvagent.agent.news import News, Plain
-from lvagent.agent.vms import restart_needed
+from lvagent.agent.wishes import restart_needed
 
 Tiding = tuple[str, Mapping[str, Plain]]
 

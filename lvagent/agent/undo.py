@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import ParamSpec
 
 from lvagent.errors import LvagentError
+from lvagent.failpoints import point
 
 log = logging.getLogger(__name__)
 
@@ -17,9 +18,10 @@ P = ParamSpec("P")
 class Undo:
     """A context that undoes what was added to it when an exception leaves it.
 
-    A step of the undoing that fails is logged and does not keep the others from their turn, nor does it hide the error
-    that began it all. Only a step that is the ground of those after it (a domain must have ended before its volumes go)
-    ends the undoing when it fails: what stays behind is whole, and the next sweep finds it.
+    A step of the undoing that fails is logged and tried once more (each makes sure of something, so it may be). It does
+    not keep the others from their turn, nor does it hide the error that began it all. Only a step that is the ground of
+    those after it (a domain must have ended before its volumes go) ends the undoing when it fails: what stays behind is
+    whole, and the next sweep finds it.
     """
 
     def __init__(self) -> None:
@@ -45,9 +47,16 @@ class Undo:
     ) -> None:
         while error is not None and self._steps:
             step, ground = self._steps.pop()
-            try:
-                step()
-            except LvagentError as failure:
-                log.warning("undoing: %s", failure)
-                if ground:
-                    self._steps.clear()
+            if not _done(step) and not _done(step) and ground:
+                self._steps.clear()
+
+
+def _done(step: Callable[[], object]) -> bool:
+    """Take a step of the undoing; whether it could be done."""
+    try:
+        point("undo.step")
+        step()
+    except LvagentError as failure:
+        log.warning("undoing: %s", failure)
+        return False
+    return True

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 
 from lvagent.agent.index import Entry, Phase
-from lvagent.agent.vms import LIVE_FIELDS
+from lvagent.agent.wishes import LIVE_FIELDS
 from lvagent.plan import wanted
 from lvagent.plan.wanted import Policy
 from lvagent.spec import names
@@ -55,7 +56,7 @@ def status(
         drift_details=details,
         timings=entry.timings,
         error=entry.error,
-        observed_at=iso_time(entry.observed_at),
+        observed_at=iso_time(time.time() - (time.monotonic() - entry.observed_at)),
         stale=stale_since is not None,
     )
 

@@ -15,30 +15,26 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from lvagent.agent.index import Entry, Index, Phase
 from lvagent.agent.networks import Networks
 from lvagent.agent.plug import HOOK_PHASES, with_hook
 from lvagent.agent.ports import Domains, VolumeFolders
+from lvagent.agent.remnants import drop_log, tidy_secret
 from lvagent.agent.trace import Trace
 from lvagent.agent.undo import Undo
+from lvagent.agent.wishes import changed, restart_needed, with_live_fields
 from lvagent.errors import Conflict, HostError, LvagentError, NotFound
-from lvagent.host import files
+from lvagent.failpoints import point
 from lvagent.host.libvirt import STARTED
-from lvagent.host.volumes import Judged
 from lvagent.plan import wanted
 from lvagent.render.domain import DomainOptions, datasource_of, domain_uuid, domain_xml
 from lvagent.render.element import Element, find_element, render_element
 from lvagent.spec.dump import digest
-from lvagent.spec.parse import changes
 from lvagent.spec.status import State
 from lvagent.spec.vm import VmConfig, Volume
 
 log = logging.getLogger(__name__)
-
-LIVE_FIELDS = ("rules", "keys", "user_data", "restart")
-"""The fields of a spec that a running guest gets at once; all others take effect at its next start."""
 
 ABSENT = "absent"
 ABSENT_WITH_VOLUMES = "absent-with-volumes"
@@ -78,6 +74,7 @@ class Vms:
                 created=entry.created,
                 files=entry.files,
                 has_user_data=spec.user_data is not None,
+                making=entry.making,
             )
         )
 
@@ -109,14 +106,17 @@ class Vms:
             self._index.claim(entry)
         with Undo() as undo:
             undo.add(self._forget, spec)
+            point("create.claimed")
             with trace.phase("define"):
                 self._define_new(entry, xml, undo)
             if entry.files:
                 with trace.phase("volume"):
                     self._make_volumes(spec, entry.files, undo)
             self._start(entry, trace, undo)
+            point("create.started")
             with trace.phase("commit"):
                 self._commit(spec.id)
+                point("create.committed")
             undo.forget()
         self.told(spec.id, trace)
 
@@ -139,9 +139,12 @@ class Vms:
             raise Conflict(f"libvirt has a domain {vm} that is not of lvagent", path="id", other=vm)
         self._domains.define(vm, xml)
         undo.add(self._domains.undefine, vm)
+        undo.add(self.drop_log, vm)
+        point("create.defined")
         if entry.spec.user_data is not None:
             undo.add(self._domains.drop_secret, vm)
-            self._domains.set_secret(vm, entry.spec.user_data)
+            self._domains.set_secret(vm, entry.spec.user_data, entry.revision)
+        point("create.secret")
 
     def _make_volumes(self, spec: VmConfig, paths: Sequence[str], undo: Undo) -> None:
         for volume in spec.volumes:
@@ -151,6 +154,7 @@ class Vms:
     def _make_volume(self, vm: str, volume: Volume, undo: Undo) -> None:
         self._volumes.make(vm, volume)
         undo.ground(self._volumes.remove, vm, [volume.path])
+        point("volume.made")
 
     def _start(self, entry: Entry, trace: Trace, undo: Undo) -> None:
         """Start the domain; beside it the VPC is wired and served.
@@ -174,9 +178,11 @@ class Vms:
         with trace.phase("wire"):
             for vpc in vpcs:
                 self._networks.wire(vpc)
+            point("connect.wired")
         with trace.phase("services"):
             for vpc in vpcs:
                 self._networks.serve(vpc)
+            point("connect.served")
 
     def keep(self, entry: Entry) -> None:
         """Set the mark (again) on a VM that runs: it was made, or started, by an agent that did not see it through."""
@@ -196,7 +202,7 @@ class Vms:
                 phase=Phase.LIVE,
                 applied=entry.applied or entry.spec,
                 domain=entry.domain if entry.domain is not None and entry.domain.active else STARTED,
-                observed_at=time.time(),
+                observed_at=time.monotonic(),
             )
 
         entry = self._index.get(vm)
@@ -222,14 +228,18 @@ class Vms:
             wish = self._index.update(vm, lambda now: changed(now, spec, judged))
             if wish is None:
                 raise NotFound("vm", vm)
+            point("change.wished")
             with trace.phase("volume"):
                 self._add_volumes(entry, wish, new, undo)
             with trace.phase("define"):
                 self._redefine(entry, wish, undo)
             with trace.phase("wire"):
                 self._converge(sorted({*entry.carried.vpcs, *entry.spec.vpcs, *spec.vpcs}))
+                point("change.converged")
             undo.forget()
             outer.forget()
+        if entry.spec.user_data != spec.user_data:
+            tidy_secret(self._domains, wish)
         self._index.update(vm, lambda now: dataclasses.replace(now, timings=trace.phases, error=None, former=None))
         return restart_needed(wish)
 
@@ -239,9 +249,20 @@ class Vms:
         if not new:
             return
         undo.add(self._domains.set_element, vm, self.element(entry, entry.spec), config=True, live=False)
-        noted = dataclasses.replace(entry, files=wish.files)
+        noted = dataclasses.replace(entry, making=tuple(new))
         self._domains.set_element(vm, self.element(noted, entry.spec), config=True, live=False)
+        point("change.noted")
         self._make_volumes(wish.spec, new, undo)
+
+    def unmake(self, entry: Entry) -> None:
+        """Take away the volumes of a change that was cut off before its wish was written."""
+        vm, used = entry.spec.id, {volume.path for volume in entry.spec.volumes}
+        log.info("%s: a change of it was cut off, removing what it made", vm)
+        self._volumes.remove(vm, [path for path in self._index.unshared(vm, entry.making) if path not in used])
+        self._domains.set_element(
+            vm, self.element(dataclasses.replace(entry, making=()), entry.spec), config=True, live=False
+        )
+        self._index.update(vm, lambda now: dataclasses.replace(now, making=()))
 
     def check_uuid(self, old: VmConfig, new: VmConfig) -> None:
         """A domain keeps its UUID for life, and the guest's datasource is told by it.
@@ -275,24 +296,22 @@ class Vms:
 
     def _redefine(self, old: Entry, new: Entry, undo: Undo) -> None:
         vm = new.spec.id
+        user_data = new.spec.user_data
+        if user_data is not None and user_data != old.spec.user_data:
+            undo.add(tidy_secret, self._domains, old)
+            self._domains.set_secret(vm, user_data, new.revision)
+        point("change.secret")
         undo.ground(self._domains.define, vm, self.xml(old))
         self._domains.define(vm, self.xml(new))
-        if old.spec.user_data != new.spec.user_data:
-            undo.add(self._keep_secret, vm, old.spec.user_data)
-            self._keep_secret(vm, new.spec.user_data)
+        point("change.defined")
         if new.applied is not None and old.applied is not None:
             undo.add(self._mark_live, old, old.applied)
             self._mark_live(new, new.applied)
+        point("change.marked")
 
     def _mark_live(self, entry: Entry, applied: VmConfig) -> None:
         told = dataclasses.replace(entry, created=None)  # the mark belongs to the config copy
         self._domains.set_element(entry.spec.id, self.element(told, applied), config=False, live=True)
-
-    def _keep_secret(self, vm: str, user_data: bytes | None) -> None:
-        if user_data is None:
-            self._domains.drop_secret(vm)
-        else:
-            self._domains.set_secret(vm, user_data)
 
     def _converge(self, vpcs: Iterable[str]) -> None:
         """Converge each of these VPCs; an error in one does not keep the others from it."""
@@ -319,19 +338,31 @@ class Vms:
         gone = dataclasses.replace(entry, phase=Phase.DELETING, power=power)
         with trace.phase("mark"), contextlib.suppress(NotFound):  # undefined by hand: the rest is still to be done
             self._domains.set_element(vm, self.element(gone, gone.carried), config=True, live=True)
+        point("delete.marked")
         self._index.update(vm, lambda now: dataclasses.replace(now, phase=Phase.DELETING, power=power))
         with trace.phase("stop"):
             self.end(vm, grace)
+        point("delete.stopped")
         if volumes:
             with trace.phase("volumes"):
-                self._volumes.remove(vm, self._index.unshared(vm, entry.files))
+                self._volumes.remove(vm, self._index.unshared(vm, (*entry.files, *entry.making)))
+        point("delete.volumes")
         with trace.phase("undefine"):
             self._domains.drop_secret(vm)
+            point("delete.secret")
+            self.drop_log(vm)
+            point("delete.log")
             self._domains.undefine(vm)
-            files.remove(Path(self._options.console_log(vm)))
+            point("delete.undefined")
         self._index.drop(vm)
+        point("delete.forgotten")
         with trace.phase("unwire"):
             self._converge(sorted({*entry.carried.vpcs, *entry.spec.vpcs}))
+            point("delete.unwired")
+
+    def drop_log(self, vm: str) -> None:
+        """Make sure that there is no log of its console; before its domain goes."""
+        drop_log(self._options, vm)
 
     def end(self, vm: str, grace: float) -> None:
         """End its qemu: softly within ``grace`` seconds, else hard."""
@@ -351,33 +382,3 @@ class Vms:
     def close(self) -> None:
         """Wait for what runs beside."""
         self._beside.shutdown(wait=True)
-
-
-def changed(entry: Entry, spec: VmConfig, judged: Judged) -> Entry:
-    """An entry with another wish, whose volumes were judged. A running guest keeps what its volumes stand on."""
-    kept = entry.below or () if entry.applied is not None else ()
-    return dataclasses.replace(
-        entry,
-        spec=spec,
-        revision=entry.revision + 1,
-        files=tuple(dict.fromkeys((*entry.files, *judged.missing))),
-        applied=None if entry.applied is None else with_live_fields(entry.applied, spec),
-        former=entry.spec,
-        outdated=False,
-        edits=(),
-        below=tuple(dict.fromkeys((*judged.below, *kept))),
-    )
-
-
-def with_live_fields(applied: VmConfig, spec: VmConfig) -> VmConfig:
-    """What a running guest has, with those fields of the wish that reach it at once."""
-    return dataclasses.replace(
-        applied, rules=spec.rules, keys=spec.keys, user_data=spec.user_data, restart=spec.restart
-    )
-
-
-def restart_needed(entry: Entry) -> tuple[str, ...]:
-    """The paths in which a running guest differs from the wish."""
-    if entry.applied is None:
-        return ()
-    return tuple(path for path in changes(entry.applied, entry.spec) if path.split("[")[0] not in LIVE_FIELDS)

@@ -86,7 +86,7 @@ class Witness:
 
     def observe(self, vm: str) -> None:
         """Look at one VM in libvirt, for something happened to it."""
-        asked_at = time.time()
+        asked_at = time.monotonic()
         known = self._index.get(vm)
         try:
             try:

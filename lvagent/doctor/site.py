@@ -46,8 +46,8 @@ class Reader:
 
         :raise LvagentError: libvirt or the underlay side could not be read.
         """
-        secrets = self._hypervisor.secrets()
-        domains = [one for record in self._hypervisor.records() if (one := self._domain(record, secrets)) is not None]
+        secrets = frozenset(self._hypervisor.secrets())
+        domains = [one for record in self._hypervisor.records() if (one := self._domain(record)) is not None]
         specs = [one.spec for one in domains if one.spec is not None]
         served = frozenset(self._metadata.vpcs())
         vpcs = {vpc for spec in specs for vpc in spec.vpcs} | self._network.vpcs() | self._dhcp.vpcs() | served
@@ -64,7 +64,7 @@ class Reader:
 
     # libvirt
 
-    def _domain(self, record: DomainRecord, secrets: frozenset[str]) -> Domain | None:
+    def _domain(self, record: DomainRecord) -> Domain | None:
         """A domain of ours; None for a stranger's that has a name like ours."""
         try:
             texts = [find_element(xml) if xml else None for xml in (record.config, record.live)]
@@ -74,11 +74,10 @@ class Reader:
         wish = config or live
         if wish is None or wish.spec.id != record.vm:
             return None
-        return self._ours(record, wish, (live or wish) if record.state.active else wish, secrets)
+        return self._ours(record, wish, (live or wish) if record.state.active else wish)
 
-    def _ours(self, record: DomainRecord, wish: Element, carried: Element, secrets: frozenset[str]) -> Domain:
-        kept = record.vm in secrets
-        data = self._hypervisor.secret(record.vm) if wish.has_user_data and kept else None
+    def _ours(self, record: DomainRecord, wish: Element, carried: Element) -> Domain:
+        data = self._hypervisor.secret(record.vm, wish.revision) if wish.has_user_data else None
         spec = dataclasses.replace(
             carried.spec, rules=wish.spec.rules, keys=wish.spec.keys, user_data=data
         )  # these reach a running guest at once, so the wish has them
@@ -88,7 +87,7 @@ class Reader:
             running=record.state.active,
             stage=_stage(wish, record.state.active),
             volumes=self._judged(wish),
-            lost_secret=wish.has_user_data and not kept,
+            lost_secret=wish.has_user_data and data is None,
         )
 
     def _judged(self, wish: Element) -> str:

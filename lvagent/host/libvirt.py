@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -198,54 +198,80 @@ class Hypervisor:
 
     # secrets
 
-    def set_secret(self, vm: str, value: bytes) -> None:
-        """Keep the VM's user data: read-only connections are refused its value.
+    def set_secret(self, vm: str, value: bytes, revision: int) -> None:
+        """Keep the VM's user data as of a revision of its wish, beside that of others: read-only connections are
+        refused its value.
 
         :param value: at most 65 536 bytes.
         """
-        text = _secret_xml(vm)
+        name = _secret_name(vm, revision)
         with self._short.use(f"secret of {vm}", "keep") as connection:
-            found = _find_secret(connection, vm) or connection.secretDefineXML(text)
+            found = _find_secret(connection, name) or connection.secretDefineXML(_secret_xml(vm, name))
             found.setValue(value)
 
-    def secret(self, vm: str) -> bytes | None:
-        """The VM's user data, None if it has none."""
+    def secret(self, vm: str, revision: int) -> bytes | None:
+        """The VM's user data as of a revision, None if it has none."""
         with self._short.use(f"secret of {vm}", "read") as connection:
-            found = _find_secret(connection, vm)
-            return None if found is None else bytes(found.value())
+            kept = _slots(connection).get(vm, {})
+            return bytes(kept[slot_of(kept, revision)].value()) if kept else None
 
-    def drop_secret(self, vm: str) -> None:
-        """Make sure it has no user data."""
+    def drop_secret(self, vm: str, but: int | None = None) -> None:
+        """Make sure it has no user data.
+
+        :param but: the one of this revision stays, and only what is kept of others goes.
+        """
         with self._short.use(f"secret of {vm}", "remove") as connection:
-            found = _find_secret(connection, vm)
-            if found is not None:
-                found.undefine()
+            kept = _slots(connection).get(vm, {})
+            for slot, found in kept.items():
+                if but is None or slot != slot_of(kept, but):
+                    found.undefine()
 
-    def secrets(self) -> frozenset[str]:
-        """The VMs that have user data kept."""
+    def secrets(self) -> dict[str, tuple[int, ...]]:
+        """The VMs that have user data kept, and the revisions at which it was."""
         with self._short.use("secrets", "list") as connection:
-            usages = [secret.usageID() for secret in connection.listAllSecrets()]
-        found = (usage.removeprefix(SECRET) for usage in usages if usage.startswith(SECRET))
-        return frozenset(vm for vm in found if names.VM_ID.match(vm))
+            return {vm: tuple(sorted(slots)) for vm, slots in _slots(connection).items()}
 
 
 SECRET = "lvagent:"
 
 
-def _secret_xml(vm: str) -> str:
+_SLOT = re.compile(rf"{SECRET}(i-[0-9]{{10}})(?::([0-9]{{1,18}}))?\Z")
+
+
+def slot_of(slots: Iterable[int], revision: int) -> int:
+    """Where what a revision has is kept: the last that is not younger. The oldest if all are (a ``virsh define`` of an
+    old XML), for it is better than none.
+    """
+    return max((slot for slot in slots if slot <= revision), default=min(slots))
+
+
+def _secret_name(vm: str, revision: int) -> str:
+    return f"{SECRET}{vm}" if revision == 1 else f"{SECRET}{vm}:{revision}"
+
+
+def _secret_xml(vm: str, name: str) -> str:
     return (
         "<secret ephemeral='no' private='no'>"
-        f"<description>user data of {vm}</description><usage type='vtpm'><name>{SECRET}{vm}</name></usage></secret>"
+        f"<description>user data of {vm}</description><usage type='vtpm'><name>{name}</name></usage></secret>"
     )
 
 
-def _find_secret(connection: Connection, vm: str) -> Secret | None:
+def _find_secret(connection: Connection, name: str) -> Secret | None:
     try:
-        return connection.secretLookupByUsage(libvirt.VIR_SECRET_USAGE_TYPE_VTPM, SECRET + vm)
+        return connection.secretLookupByUsage(libvirt.VIR_SECRET_USAGE_TYPE_VTPM, name)
     except libvirt.libvirtError as error:
         if code_of(error) == libvirt.VIR_ERR_NO_SECRET:
             return None
         raise
+
+
+def _slots(connection: Connection) -> dict[str, dict[int, Secret]]:
+    """The secrets of ours, by VM and by the revision at which they were kept."""
+    found: dict[str, dict[int, Secret]] = {}
+    for secret in connection.listAllSecrets():
+        if match := _SLOT.match(secret.usageID()):
+            found.setdefault(match[1], {})[int(match[2] or 1)] = secret
+    return found
 
 
 _STATES = {

@@ -9,6 +9,7 @@ import contextlib
 import re
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Protocol, cast
 
 import libvirt
@@ -73,7 +74,7 @@ _HOOK = re.compile(r"Hook script execution failed: .* unexpected exit status \d+
 """What libvirt puts before the reason that our hook gave."""
 
 ABSENT = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_SECRET, libvirt.VIR_ERR_NO_DOMAIN_METADATA)
-_LOST = re.compile(r"End of file while reading data|client socket is closed|Cannot (recv|write) data|socket")
+_LOST = re.compile(r"End of file while reading data|client socket is closed|Cannot (recv|write) data|socket|keepalive")
 """What libvirt says, under a code for everything, when a connection breaks in the middle of a call."""
 
 BROKEN = (
@@ -82,6 +83,9 @@ BROKEN = (
     libvirt.VIR_ERR_RPC,
     libvirt.VIR_ERR_GNUTLS_ERROR,
 )
+OPEN_SECONDS = 5.0
+"""How long a caller waits for a connection; 10 ms are usual."""
+
 libvirt.registerErrorHandler(lambda _context, _error: None, None)
 
 
@@ -102,14 +106,37 @@ def translate(error: libvirt.libvirtError, resource: str, action: str) -> Lvagen
     return HostError(resource, action, _HOOK.sub("", " ".join(message.split())))
 
 
+def _connecting(uri: str) -> Future[Connection]:
+    """A connection that a thread opens; an agent that ends does not wait for it."""
+    future: Future[Connection] = Future()
+
+    def connect() -> None:
+        try:
+            made = cast(Connection, libvirt.open(uri))
+        except libvirt.libvirtError as error:
+            future.set_exception(error)
+            return
+        with contextlib.suppress(libvirt.libvirtError):
+            made.setKeepAlive(5, 3)
+        future.set_result(made)
+
+    threading.Thread(target=connect, name="libvirt-open", daemon=True).start()
+    return future
+
+
 class Line:
-    """One connection, opened when needed, again after it broke; at most ``CALLS`` calls at a time."""
+    """One connection, opened when needed, again after it broke; at most ``CALLS`` calls at a time.
+
+    A libvirtd that hangs takes a connection and never answers it; keepalive begins after that. So it is opened in a
+    thread beside, which the next caller finds still at it.
+    """
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._places = threading.BoundedSemaphore(CALLS)
         self._lock = threading.Lock()
         self._connection: Connection | None = None
+        self._opening: Future[Connection] | None = None
 
     @contextlib.contextmanager
     def use(self, resource: str, action: str) -> Iterator[Connection]:
@@ -124,11 +151,16 @@ class Line:
             if self._connection is not None and self._connection.isAlive() == 1:
                 return self._connection
             self._close()
-            made = cast(Connection, libvirt.open(self._uri))
-            with contextlib.suppress(libvirt.libvirtError):
-                made.setKeepAlive(5, 3)
-            self._connection = made
-            return made
+            self._opening = self._opening or _connecting(self._uri)
+            try:
+                self._connection = self._opening.result(timeout=OPEN_SECONDS)
+            except TimeoutError:
+                raise Unavailable("libvirtd", hint="it does not answer: is it stopped, or very busy?") from None
+            except libvirt.libvirtError:
+                self._opening = None
+                raise
+            self._opening = None
+            return self._connection
 
     def _close(self) -> None:
         if self._connection is not None:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Sequence
 
 from lvagent.config import Settings
+from lvagent.failpoints import point
 from lvagent.host import bridge_netfilter, kernel_filter, netns
 from lvagent.host.fabric import FabricSide
 from lvagent.host.links import Link
@@ -153,9 +154,12 @@ class Network:
         gone = by_vpc(without)
         for vpc in mine.keys() | gone.keys():
             self._ensure_base(vpc, mine.get(vpc, []), filters_of(gone.get(vpc, [])))
+        point("wires.based")
         self._fabric.ensure_segments(of(Bridge, resources), of(Vxlan, resources))
+        point("wires.segments")
         for vpc, parts in mine.items():
             self._ensure_links(self._vpcs.needed(vpc), of(Subnet, parts), of(Veth, parts))
+        point("wires.linked")
         for plug in of(Plug, resources):
             side = self._vpcs.needed(plug.vpc)
             side.plug(plug, side.bound_mac(plug.tap), self._here())

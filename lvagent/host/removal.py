@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from lvagent.errors import HostError
+from lvagent.failpoints import point
 from lvagent.host.fabric import FabricSide
 from lvagent.host.netspace import translated
 from lvagent.host.vpcs import VpcSides
@@ -71,9 +72,11 @@ class Removal:
         """
         for vpc, mine in by_vpc(self._resources).items():
             self._attempt(lambda vpc=vpc, mine=mine: self._ports(vpc, mine))  # type: ignore[misc]
+        self._attempt(lambda: point("unwire.ports"))
         for vpc, mine in by_vpc(self._resources).items():
             self._attempt(lambda vpc=vpc, mine=mine: self._refuse(vpc, mine))  # type: ignore[misc]
         self._attempt(lambda: self._fabric.remove_links(_crossing(self._resources)))
+        self._attempt(lambda: point("unwire.crossing"))
         for vpc, mine in by_vpc(self._resources).items():
             self._attempt(lambda vpc=vpc, mine=mine: self._unwire(vpc, mine))  # type: ignore[misc]
         if of(Fabric, self._resources):

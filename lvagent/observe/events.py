@@ -25,8 +25,9 @@ RETRY_SECONDS = 1.0
 MAX_DATA = 1024
 """Characters of what qemu tells with an event."""
 
-KEEPALIVE = (5, 3)
-"""Seconds between two keepalives, and how many may stay without an answer."""
+KEEPALIVE = (2, 2)
+"""Seconds between questions whether libvirtd is there, and how many may stay without an answer: a hung one is noticed
+in six. Nothing is lost by an error here: what is at work has connections of its own, with more patience."""
 
 
 def run_event_loop() -> None:
@@ -41,11 +42,15 @@ def run_event_loop() -> None:
 
 
 class LibvirtEvents:
-    """Puts what happens to domains with a name of ours into an intake."""
+    """Puts what happens to domains with a name of ours into an intake.
 
-    def __init__(self, uri: str, intake: Intake) -> None:
+    :param on_loss: called, in a thread of its own, when libvirtd has gone or does not answer any more.
+    """
+
+    def __init__(self, uri: str, intake: Intake, on_loss: Callable[[], None]) -> None:
         self._uri = uri
         self._intake = intake
+        self._on_loss = on_loss
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="libvirt-watch", daemon=True)
 
@@ -68,6 +73,8 @@ class LibvirtEvents:
                 why = "the connection to libvirt was lost"
                 while not self._stopped.is_set() and not lost.is_set():
                     lost.wait(0.5)
+                if lost.is_set():
+                    self._on_loss()
                 with contextlib.suppress(libvirt.libvirtError):
                     connection.close()
             self._stopped.wait(0.1 if connection is not None else RETRY_SECONDS)

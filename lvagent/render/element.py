@@ -54,6 +54,7 @@ class Element:
     ``spec``: without user data. ``digest``: of the spec. ``revision``: grows with each wish. ``power``: one of
     ``POWERS``. ``boot_id``: of the kernel under which the VM was started last. ``created``: RFC 3339 time at which the
     create was done; None until then. ``files``: paths of the volumes that the agent made or is about to make.
+    ``making``: of those that a change is about to make; nobody uses them before the change has its own wish.
     ``has_user_data``: whether a libvirt secret holds some.
     """
 
@@ -65,6 +66,7 @@ class Element:
     created: str | None
     files: tuple[str, ...] = ()
     has_user_data: bool = False
+    making: tuple[str, ...] = ()
 
 
 def render_element(element: Element) -> str:
@@ -79,6 +81,7 @@ def render_element(element: Element) -> str:
         element=element,
         spec=_json(dump_vm(element.spec, secrets=False)),
         files=_json(list(element.files)),
+        making=_json(list(element.making)) if element.making else None,
     ).rstrip("\n")
 
 
@@ -121,7 +124,8 @@ def parse_element(xml: str) -> Element:
         power=power,
         boot_id=root.get("boot-id"),
         created=created,
-        files=_files(root),
+        files=_paths(root, "files"),
+        making=_paths(root, "making") if _has(root, "making") else (),
         has_user_data=_has_user_data(root),
     )
 
@@ -163,6 +167,10 @@ def read_xml(text: str) -> etree._Element:
     return root
 
 
+def _has(root: etree._Element, name: str) -> bool:
+    return any(child.tag in (f"{{{ELEMENT_NAMESPACE}}}{name}", name) for child in root)
+
+
 def _child(root: etree._Element, name: str) -> str:
     found = [child for child in root if child.tag in (f"{{{ELEMENT_NAMESPACE}}}{name}", name)]
     if len(found) != 1 or len(found[0]):
@@ -177,13 +185,13 @@ def _spec(root: etree._Element) -> VmConfig:
         raise SpecError(f"{PATH}.spec", str(error), error.hint) from None
 
 
-def _files(root: etree._Element) -> tuple[str, ...]:
+def _paths(root: etree._Element, name: str) -> tuple[str, ...]:
     try:
-        found: object = json.loads(_child(root, "files"))
+        found: object = json.loads(_child(root, name))
     except ValueError as error:
-        raise SpecError(f"{PATH}.files", f"this is not JSON: {error}") from None
+        raise SpecError(f"{PATH}.{name}", f"this is not JSON: {error}") from None
     if not isinstance(found, list) or not all(isinstance(path, str) for path in found):
-        raise SpecError(f"{PATH}.files", "this is not a list of paths")
+        raise SpecError(f"{PATH}.{name}", "this is not a list of paths")
     return tuple(found)
 
 

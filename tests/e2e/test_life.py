@@ -367,7 +367,7 @@ def test_an_agent_that_starts_again_finds_all_as_it_was(life: Life) -> None:
 
 
 def test_without_libvirtd_it_tells_what_it_saw_last(life: Life) -> None:
-    life.made(vm(1, nic()), vm(2, nic(host=6)))
+    life.made(vm(1, nic(), restart="never"), vm(2, nic(host=6)))
     pid = life.vm()["pid"]
     life.lab.stop_libvirtd()
     life.until(lambda: life.lab.api("GET", "/readyz").status == 503)
@@ -392,7 +392,7 @@ def test_guests_outlive_libvirtd(life: Life, end: str) -> None:
 
 
 def test_a_qemu_that_is_killed_is_told_as_crashed(life: Life) -> None:
-    life.made(vm(1, nic()))
+    life.made(vm(1, nic(), restart="never"))
     life.lab.run(["kill", "-9", str(life.vm()["pid"])])
     life.state("crashed")
     assert life.act("start").json["state"] == "running"

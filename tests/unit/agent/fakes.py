@@ -21,7 +21,7 @@ from lvagent.agent.tidings import Reporter
 from lvagent.agent.timeline import Timeline
 from lvagent.config import Settings
 from lvagent.errors import Conflict, HostError, NotFound, SpecError
-from lvagent.host.libvirt import DomainRecord, DomainState
+from lvagent.host.libvirt import DomainRecord, DomainState, slot_of
 from lvagent.host.nft_read import Counted
 from lvagent.host.volumes import Judged
 from lvagent.plan import diff
@@ -88,7 +88,7 @@ class FakeDomains:
     def __init__(self, breaker: Breaker) -> None:
         self._breaker = breaker
         self.found: dict[str, _Domain] = {}
-        self.kept: dict[str, bytes] = {}
+        self.kept: dict[str, dict[int, bytes]] = {}
         self.pids: dict[str, int] = {}
         self.strangers: list[Running] = []
         self.hook: Callable[[str, str], None] = lambda _vm, _xml: None
@@ -180,19 +180,23 @@ class FakeDomains:
         self._breaker.step("resume")
         self._get(vm).state = ON
 
-    def set_secret(self, vm: str, value: bytes) -> None:
+    def set_secret(self, vm: str, value: bytes, revision: int) -> None:
         self._breaker.step("set_secret")
-        self.kept[vm] = value
+        self.kept.setdefault(vm, {})[revision] = value
 
-    def secret(self, vm: str) -> bytes | None:
-        return self.kept.get(vm)
+    def secret(self, vm: str, revision: int) -> bytes | None:
+        kept = self.kept.get(vm)
+        return kept[slot_of(kept, revision)] if kept else None
 
-    def drop_secret(self, vm: str) -> None:
+    def drop_secret(self, vm: str, but: int | None = None) -> None:
         self._breaker.step("drop_secret")
-        self.kept.pop(vm, None)
+        kept = self.kept.pop(vm, {})
+        if but is not None and kept:
+            slot = slot_of(kept, but)
+            self.kept[vm] = {slot: kept[slot]}
 
-    def secrets(self) -> frozenset[str]:
-        return frozenset(self.kept)
+    def secrets(self) -> dict[str, tuple[int, ...]]:
+        return {vm: tuple(sorted(kept)) for vm, kept in self.kept.items()}
 
     def close(self) -> None:
         self.found = dict(self.found)
@@ -499,7 +503,7 @@ class FakeHost:
                 vm: (_canonical(one.config), _canonical(one.live or ""), one.state)
                 for vm, one in sorted(self.domains.found.items())
             },
-            "secrets": dict(self.domains.kept),
+            "secrets": {vm: dict(kept) for vm, kept in self.domains.kept.items()},
             "volumes": set(self.volumes.paths),
             "wires": {one for one in self.wires.there if not isinstance(one, Plug)},
             "dhcp": dict(self.dhcp.served),

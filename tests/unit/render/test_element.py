@@ -32,6 +32,7 @@ def test_golden() -> None:
     created=st.none() | words,
     files=st.lists(st.text() | st.sampled_from(HOSTILE)).map(tuple),
     has_user_data=st.booleans(),
+    making=st.lists(st.text() | st.sampled_from(HOSTILE)).map(tuple),
 )
 def test_what_goes_in_comes_back(
     revision: int,
@@ -41,8 +42,9 @@ def test_what_goes_in_comes_back(
     created: str | None,
     files: tuple[str, ...],
     has_user_data: bool,
+    making: tuple[str, ...],
 ) -> None:
-    given_element = Element(PLAIN.spec, digest, revision, power, boot_id, created, files, has_user_data)
+    given_element = Element(PLAIN.spec, digest, revision, power, boot_id, created, files, has_user_data, making)
     assert parse_element(render_element(given_element)) == given_element
 
 

@@ -1,0 +1,1 @@
+"""Faults at every step: after each, a host on which a VM is wholly there or wholly gone."""

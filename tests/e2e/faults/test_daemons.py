@@ -1,0 +1,204 @@
+"""What the agent stands on dies, hangs, is full or is out of reach; and the agent itself is there twice, or is new."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.faults.faulty import AGENT, SUBJECT, Call, Faulty
+from tests.e2e.faults.operations import A, first
+from tests.e2e.faults.state import State, look
+from tests.e2e.specs import nic, vm
+from tests.lab import daemons
+
+pytestmark = pytest.mark.e2e
+
+NEIGHBOUR = "i-0000000001"
+READS = ("/v1/vms", f"/v1/vms/{NEIGHBOUR}", "/v1/vpcs", "/v1/subnets", "/readyz", f"/v1/vms/{NEIGHBOUR}/rules")
+READ_SECONDS = 0.5
+"""For the slowest of many reads on a busy machine; the median is asked to be below 0.1."""
+
+
+@pytest.fixture
+def host(faulty: Faulty) -> Iterator[Faulty]:
+    """The neighbour runs; after the test all is as before it."""
+    faulty.clear()
+    before = look(faulty.lab)
+    yield faulty
+    faulty.clear()
+    faulty.settles(before)
+
+
+@contextmanager
+def frozen(faulty: Faulty, pid: int) -> Iterator[None]:
+    """A process of the lab is stopped; ``pid`` is of the lab's own numbering."""
+    faulty.lab.run(["kill", "-STOP", str(pid)])
+    try:
+        yield
+    finally:
+        faulty.lab.run(["kill", "-CONT", str(pid)])
+
+
+def read(faulty: Faulty, seconds: float) -> dict[str, list[float]]:
+    """Read everything, again and again; how long each took, in seconds."""
+    took: dict[str, list[float]] = {path: [] for path in READS}
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for path in READS:
+            began = time.monotonic()
+            status = faulty.lab.api("GET", path).status
+            took[path].append(time.monotonic() - began)
+            assert status == 200 or (path, status) == ("/readyz", 503), (path, status)
+        time.sleep(0.05)
+    return took
+
+
+def check(took: dict[str, list[float]]) -> None:
+    for path, times in took.items():
+        middle, slowest = sorted(times)[len(times) // 2], max(times)
+        print(f"{path:28} {len(times)} reads, median {middle * 1000:.1f} ms, slowest {slowest * 1000:.1f} ms")
+        assert (middle < 0.1, slowest < READ_SECONDS) == (True, True), (path, middle, slowest)
+
+
+def ready(faulty: Faulty) -> bool:
+    return faulty.lab.api("GET", "/readyz").status == 200
+
+
+def stale(faulty: Faulty) -> bool:
+    found = faulty.lab.api("GET", f"/v1/vms/{NEIGHBOUR}").json["stale"]
+    assert isinstance(found, bool)
+    return found
+
+
+# libvirtd
+
+
+def test_readiness_and_age_are_told_at_once_when_libvirtd_dies(host: Faulty) -> None:
+    host.lab.kill_libvirtd()
+    try:
+        host.until(lambda: not ready(host) and stale(host), "it says that it is ready", 1)
+        assert host.put(vm(2, nic(host=6))) == 503
+        check(read(host, 2))
+    finally:
+        host.lab.start_libvirtd()
+    host.until(lambda: ready(host) and not stale(host), "it does not see libvirtd", 5)
+
+
+def test_reads_answer_while_libvirtd_hangs_and_a_create_waits_for_it(host: Faulty) -> None:
+    """Shorter than keepalive's patience; docs/reliability.md says what is beyond it."""
+    with frozen(host, daemons.pid(host.lab, daemons.LIBVIRTD_PID)):
+        call = Call(lambda: host.put(first()))
+        check(read(host, 8))
+        assert (ready(host), stale(host)) == (False, True)
+    assert call.join() == 201
+    host.until(lambda: ready(host) and not stale(host), "it does not see libvirtd", 30)
+
+
+# qemu
+
+
+def test_a_frozen_qemu_is_in_nobodys_way(host: Faulty) -> None:
+    assert host.put(first()) == 201
+    qemu = daemons.pid(host.lab, f"/run/libvirt/qemu/{SUBJECT}.pid")
+    with frozen(host, qemu):
+        check(read(host, 2))
+        assert host.put(vm(3, nic(host=7))) == 201
+        assert host.lab.api("DELETE", "/v1/vms/i-0000000003").status == 204
+    assert host.lab.api("GET", f"/v1/vms/{SUBJECT}").json["state"] == "running"
+
+
+# files
+
+
+@contextmanager
+def full(faulty: Faulty, folder: str) -> Iterator[None]:
+    """A folder with no space left in it."""
+    faulty.lab.run(["mount", "-t", "tmpfs", "-o", "size=64k", "full", folder])
+    try:
+        faulty.lab.run(["sh", "-c", f"head -c 65536 /dev/zero > {folder}/filler || true"])
+        yield
+    finally:
+        faulty.lab.run(["umount", folder])
+
+
+@pytest.mark.parametrize(
+    ("folder", "phase"), [("/var/lib/lvagent/volumes", "volume"), ("/run/lvagent/dnsmasq", "services")]
+)
+def test_no_space_left(host: Faulty, folder: str, phase: str) -> None:
+    before = look(host.lab)
+    with full(host, folder):
+        answer = host.lab.api("PUT", f"/v1/vms/{SUBJECT}", first())
+        assert (answer.status, answer.json["phase"]) == (500, phase), answer.text
+    host.settles(before)
+
+
+def test_no_descriptors_left(host: Faulty) -> None:
+    """libvirt's library ends a process that it cannot make a pipe in; that is one more kill at some step."""
+    before = host.steady()
+    agent = host.lab.agent_pid
+    limit = re.findall(r"Max open files\s+(\d+)\s+(\d+)", Path(f"/proc/{agent}/limits").read_text())[0]
+    limits = ["prlimit", "--pid", str(inner_pid(agent))]
+    few = len(os.listdir(f"/proc/{agent}/fd")) + 3
+    host.lab.run([*limits, f"--nofile={few}:{limit[1]}"])
+    assert Call(lambda: host.put(first())).join() in (0, 500, 503)  # 0: not even the connection could be taken
+    host.lab.run([*limits, f"--nofile={limit[0]}:{limit[1]}"], check=False)
+    host.revive()
+    host.settles(before)
+    assert host.put(first()) == 201
+
+
+def inner_pid(pid: int) -> int:
+    """A process's number in the lab's own numbering (the last of NSpid, proc(5))."""
+    return int(re.findall(r"NSpid:.*\s(\d+)", Path(f"/proc/{pid}/status").read_text())[0])
+
+
+def test_a_state_folder_that_cannot_be_written(host: Faulty) -> None:
+    state = "/var/lib/lvagent/state"
+    host.lab.run(["mount", "--bind", state, state])
+    try:
+        host.lab.run(["mount", "-o", "remount,bind,ro", state])
+        assert host.put(first()) == 201
+        assert host.delete() == 204
+        host.lab.kill_agent(signal.SIGKILL)
+        host.start()
+        assert host.put(first()) == 201
+    finally:
+        host.lab.run(["umount", state])
+
+
+# the agent
+
+
+def test_a_second_agent_refuses(host: Faulty) -> None:
+    done = host.lab.run(["lvagent", "serve"], env=AGENT, check=False)
+    assert (done.returncode != 0, "another one runs on this host" in done.stderr) == (True, True), done.stderr
+    assert ready(host)
+
+
+def test_an_agent_with_other_filters_and_leases_takes_over_running_vms(host: Faulty) -> None:
+    assert host.put(first()) == 201
+    before = look(host.lab)
+    conf = host.lab.path(f"/run/lvagent/dnsmasq/{A}")
+    texts = {one.name: one.read_text() for one in conf.glob("conf")}
+    host.lab.kill_agent(signal.SIGTERM)
+    host.lab.start_agent({**AGENT, "LVAGENT_VPC_LEASE": "1800", "LVAGENT_FILTER_STRANGERS": "40"})
+    after = look(host.lab)
+    host.until(lambda: {one.name: one.read_text() for one in conf.glob("conf")} != texts, "dnsmasq serves as before")
+    assert (after.wishes, after.told, after.host.domains) == (before.wishes, before.told, before.host.domains)
+    assert after.host.links == before.host.links
+    assert after.host.rulesets != before.host.rulesets
+    host.lab.kill_agent(signal.SIGTERM)
+    host.start()
+    host.until(lambda: rules(look(host.lab)) == rules(before), "the filter is not as it was")
+
+
+def rules(state: State) -> dict[str, list[str]]:
+    """The lines of each namespace's rules; a chain that was made anew is listed last."""
+    return {space: sorted(text.split("\n")) for space, text in state.host.rulesets}
