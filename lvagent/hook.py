@@ -10,6 +10,8 @@ what is there already is added to. The agent's first sweep completes it.
 from __future__ import annotations
 
 import sys
+import time
+from pathlib import Path
 
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
@@ -21,6 +23,7 @@ from lvagent.errors import HostError, LvagentError
 from lvagent.host.dnsmasq import DhcpServer
 from lvagent.host.imds import MetadataService
 from lvagent.host.network import Network
+from lvagent.host.timelines import TimelineFiles
 from lvagent.host.volumes import VolumeStore
 from lvagent.plan import wanted
 from lvagent.plan.resources import Dhcp
@@ -50,6 +53,8 @@ def alone(vm: str, xml: str, settings: Settings) -> None:
     dhcp, metadata = DhcpServer(settings), MetadataService(settings)
     networks = Networks(index, Network(settings), dhcp, metadata, policy(settings), locks_folder(settings))
     networks.plug(entry.spec, taps, lambda: True, Trace(), within=LOCK_SECONDS)
+    note = {"at": time.time(), "kind": "plugged", "vpcs": entry.spec.vpcs, "detail": {"by": "the hook, working alone"}}
+    TimelineFiles(Path(settings.paths.state)).append(vm, note)
     for vpc in entry.spec.vpcs:
         with networks.locks.services(vpc, within=LOCK_SECONDS):
             _serve(vpc, entry.spec, dhcp, metadata, settings)

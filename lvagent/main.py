@@ -26,6 +26,7 @@ from lvagent.agent.networks import Networks
 from lvagent.agent.news import News
 from lvagent.agent.policy import domain_options, locks_folder, policy
 from lvagent.agent.tidings import Reporter
+from lvagent.agent.timeline import Timeline
 from lvagent.api.app import create_app
 from lvagent.api.doors import TokenDoor
 from lvagent.api.hooks import HookServer
@@ -41,11 +42,13 @@ from lvagent.host.libvirt import Hypervisor
 from lvagent.host.network import Network
 from lvagent.host.qemu_processes import Processes
 from lvagent.host.qmp import Monitor
+from lvagent.host.timelines import TimelineFiles
 from lvagent.host.tokens import TokenStore
 from lvagent.host.volumes import VolumeStore
 from lvagent.observe.events import LibvirtEvents, run_event_loop
 from lvagent.observe.filters import FilterWatch
 from lvagent.observe.intake import Intake
+from lvagent.render.domain import DomainOptions
 from lvagent.render.unit import CAPABILITIES
 
 log = logging.getLogger(__name__)
@@ -58,6 +61,7 @@ def build(settings: Settings) -> Agent:
     """An agent of all its real parts; nothing is touched yet."""
     news = News(lambda vm: index.vpcs_of(vm))
     index = Index(Reporter(news))
+    options = domain_options(settings)
     networks = Networks(
         index,
         Network(settings),
@@ -73,14 +77,22 @@ def build(settings: Settings) -> Agent:
             monitors=Monitor(settings.libvirt.uri, seconds=settings.libvirt.monitor),
             volumes=VolumeStore(settings),
             networks=networks,
-            options=domain_options(settings),
+            options=options,
             boot_id=host.boot_id(),
             news=news,
+            timeline=_timeline(settings, options),
             processes=Processes(),
             settings=settings,
             going_down=host.going_down,
         )
     )
+
+
+def _timeline(settings: Settings, options: DomainOptions) -> Timeline:
+    def console(vm: str, count: int) -> bytes:
+        return files.tail(Path(options.console_log(vm)), count)
+
+    return Timeline(TimelineFiles(Path(settings.paths.state)), console)
 
 
 def serve(settings: Settings) -> int:
@@ -93,8 +105,8 @@ def serve(settings: Settings) -> int:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    _folders(settings)
-    with _alone(settings):
+    make_folders(settings)
+    with alone(settings):
         failpoints.arm(os.environ.get(failpoints.VARIABLE, ""), Path(settings.paths.run))
         _give_up_privileges()
         run_event_loop()
@@ -204,7 +216,7 @@ def _watch(agent: Agent, names: queue.SimpleQueue[str], interval: float) -> None
             due = 0.0
 
 
-def _folders(settings: Settings) -> None:
+def make_folders(settings: Settings) -> None:
     """Make the folders that are not there. The run folder is root's; its sockets have modes of their own."""
     paths = settings.paths
     for folder, mode in (
@@ -220,7 +232,7 @@ def _folders(settings: Settings) -> None:
 
 
 @contextlib.contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
+def alone(settings: Settings) -> Iterator[None]:
     """Hold the lock that lets one agent run on a host.
 
     :raise HostError: another one runs.

@@ -78,6 +78,7 @@ class Agent(Told):
             self._vms,
             self._power,
             parts.news,
+            parts.timeline,
             going_down=parts.going_down,
             clock=parts.clock,
         )
@@ -86,7 +87,7 @@ class Agent(Told):
         self.news = parts.news
         self.happened = self._witness.happened
         self.observe = self._witness.observe
-        self.plugger = Plugger(parts.index, parts.networks, parts.volumes, self._beside)
+        self.plugger = Plugger(parts.index, parts.networks, parts.volumes, self._beside, parts.timeline)
         self._swept = threading.Event()
         self._sweeping = threading.Lock()
         self._trouble = "the first sweep is not done"
@@ -110,7 +111,8 @@ class Agent(Told):
             if confined:
                 self._confine(spec, entry)
             if entry is None:
-                self._vms.create(spec, trace)
+                with self._timeline.operation(spec.id, "create", trace, spec.vpcs):
+                    self._vms.create(spec, trace)
                 return self._result(Outcome.CREATED, spec.id)
             if entry.phase is Phase.DELETING:
                 raise Conflict(
@@ -121,7 +123,8 @@ class Agent(Told):
             if create_only and entry.spec != spec:
                 raise Conflict(f"{spec.id} exists with another spec", path="id", other=spec.id, hint="PUT changes it")
             self._vms.confirm(spec.id)
-            self._vms.change(entry, spec, trace)
+            with self._timeline.operation(spec.id, "change", trace):
+                self._vms.change(entry, spec, trace)
             return self._result(Outcome.CHANGED, spec.id)
 
     def _confine(self, spec: VmConfig, entry: Entry | None) -> None:
@@ -147,7 +150,9 @@ class Agent(Told):
             entry = self._entry(vm)
             self._vms.confirm(vm)
             self.revival.forget(vm)
-            self._vms.delete(entry, Trace(watch), grace=grace, volumes=volumes)
+            trace = Trace(watch)
+            with self._timeline.operation(vm, "delete", trace):
+                self._vms.delete(entry, trace, grace=grace, volumes=volumes)
             self._qemus.forget(vm)
 
     def power(self, vm: str, action: Action) -> VmStatus:
@@ -160,7 +165,9 @@ class Agent(Told):
             self._vms.confirm(vm)
             if action in WISHES:
                 self.revival.forget(vm)
-            self._power.act(entry, action, Trace())
+            trace = Trace()
+            with self._timeline.operation(vm, action, trace):
+                self._power.act(entry, action, trace)
             return self._status(self._entry(vm))
 
     def settle(self, vm: str, how: Settling) -> VmStatus:
@@ -170,7 +177,9 @@ class Agent(Told):
             entry = self._entry(vm)
             if entry.phase is not Phase.LIVE:
                 raise Conflict(f"{vm} is being made or deleted", other=vm)
-            self._settler.settle(entry, how, Trace())
+            trace = Trace()
+            with self._timeline.operation(vm, how, trace):
+                self._settler.settle(entry, how, trace)
             self._recovery.look(vm)
             return self._status(self._entry(vm))
 
@@ -254,6 +263,16 @@ class Agent(Told):
         ready = all(answer == "ok" for _, answer in checks)
         return Readiness(ready, (*checks, ("removals", self._bound.trouble or "ok")))  # it serves all the same
 
+    @property
+    def trouble(self) -> str:
+        """Why the last sweep that failed did."""
+        return self._trouble
+
+    @property
+    def held(self) -> str:
+        """Why the last sweep removed nothing; empty if it did, or had nothing to remove."""
+        return self._bound.trouble
+
     def _ready(self) -> None:
         if not self._swept.is_set():
             raise Unavailable("the agent", hint=f"it has just started: {self._trouble}")
@@ -279,7 +298,7 @@ class Agent(Told):
         self._ready()
         if not self.sweep(force=force):
             raise Unavailable("a sweep", hint=self._trouble)
-        return SweepView(self._bound.trouble)
+        return SweepView(self.held)
 
     # what the clock and events call
 
@@ -288,6 +307,8 @@ class Agent(Told):
         with self._sweeping:
             try:
                 self._recovery.sweep(force=force)
+                self._swept.set()
+                self._look_out()
             except LvagentError as error:
                 self._trouble = str(error)
                 log.warning("sweep: %s", error)
@@ -296,12 +317,14 @@ class Agent(Told):
                 log.exception("sweep")
                 self._trouble = "the sweep failed, see the log"
                 return False
-            self._swept.set()
-            for entry in self._index.all():
-                if entry.domain is not None and not entry.domain.active:
-                    self.revival.look(entry.spec.id)
             self._look_for_strays()
             return True
+
+    def _look_out(self) -> None:
+        for entry in self._index.all():
+            if entry.domain is not None and not entry.domain.active:
+                self.revival.look(entry.spec.id)
+        self._take_down()
 
     def _look_for_strays(self) -> None:
         """That they could not be looked for is no reason not to serve."""
@@ -353,3 +376,4 @@ class Agent(Told):
         self._networks.close()
         self._parts.monitors.close()
         self._domains.close()
+        self._timeline.close()

@@ -96,6 +96,8 @@ class Index:
         self._wishes = Claims()
         self._applied = Claims()
         self._former = Claims()
+        self.watch: Report = lambda _before, _after: None
+        """Is told of every change, also of what is only read back when the agent starts."""
         self.stale_since: float | None = None
         self.loaded = False  # whether libvirt has been read once, so that members are all the members
 
@@ -182,8 +184,7 @@ class Index:
         same = before is not None and before.shown == entry.shown
         entry = dataclasses.replace(entry, changed_at=before.changed_at if before and same else time.time())
         self._entries[vm] = entry
-        if self.loaded:
-            self._report(before, entry)
+        self._tell(before, entry)
         self._wishes.drop(vm)
         self._wishes.add(entry.spec, entry.below or ())
         self._applied.drop(vm)
@@ -193,13 +194,17 @@ class Index:
         if entry.former is not None:
             self._former.add(entry.former)
 
+    def _tell(self, before: Entry | None, after: Entry | None) -> None:
+        self.watch(before, after)
+        if self.loaded:
+            self._report(before, after)
+
     def drop(self, vm: str) -> None:
         """Forget a VM."""
         with self._lock:
             gone = self._entries.pop(vm, None)
             if gone is not None:
-                if self.loaded:
-                    self._report(gone, None)
+                self._tell(gone, None)
                 for claims in (self._wishes, self._applied, self._former):
                     claims.drop(vm)
 

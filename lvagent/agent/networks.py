@@ -241,6 +241,14 @@ class Networks:
         except HostError as error:  # libvirt is about to make the tap, or its qemu has just ended
             log.warning("%s: %s", place.tap, error)
 
+    def leased(self, vpc: str) -> dict[str, float]:
+        """When each address of a VPC was leased last (Unix time)."""
+        return self._dhcp.leased(vpc)
+
+    def asked(self, vpc: str) -> dict[str, tuple[int, int]]:
+        """How many metadata requests each VM in a VPC made, and when the last (Unix time)."""
+        return self._metadata.asked(vpc)
+
     def preview(self, vpc: str, members: Sequence[VmConfig]) -> diff.Steps:
         """The steps that these members would need; touches nothing."""
         actual = self._wires.observe(vpc) if vpc in self._wires.vpcs() else frozenset()

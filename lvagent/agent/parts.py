@@ -10,6 +10,7 @@ from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
 from lvagent.agent.news import News
 from lvagent.agent.ports import Domains, Monitors, Processes, VolumeFolders
+from lvagent.agent.timeline import Timeline
 from lvagent.config import Settings
 from lvagent.render.domain import DomainOptions
 
@@ -26,6 +27,7 @@ class Parts:
     options: DomainOptions
     boot_id: str
     news: News
+    timeline: Timeline
     processes: Processes
     settings: Settings = dataclasses.field(default_factory=Settings)
     going_down: Callable[[], bool] = lambda: False

@@ -20,6 +20,7 @@ from lxml import etree
 from lvagent.agent.index import Entry, Index, Phase
 from lvagent.agent.networks import Networks
 from lvagent.agent.ports import VolumeFolders
+from lvagent.agent.timeline import Recorder
 from lvagent.agent.trace import Trace
 from lvagent.errors import HostError, LvagentError
 from lvagent.failpoints import point
@@ -117,8 +118,11 @@ def standing(entry: Entry, below: Sequence[Below]) -> Entry:
 class Plugger:
     """Answers the hook."""
 
-    def __init__(self, index: Index, networks: Networks, volumes: VolumeFolders, beside: Executor) -> None:
+    def __init__(
+        self, index: Index, networks: Networks, volumes: VolumeFolders, beside: Executor, recorder: Recorder
+    ) -> None:
         self._index = index
+        self._recorder = recorder
         self._volumes = volumes
         self._networks = networks
         self._beside = beside
@@ -131,8 +135,14 @@ class Plugger:
         :raise LvagentError: it could not be plugged; the start must be refused.
         """
         trace = Trace()
-        with trace.phase("hook"):
-            self._plug(vm, xml, waits, trace)
+        try:
+            with trace.phase("hook"):
+                self._plug(vm, xml, waits, trace)
+        except LvagentError as error:
+            self._recorder.record(vm, "not plugged", {"error": str(error), "hint": error.hint})
+            raise
+        if self._index.get(vm) is not None:
+            self._recorder.record(vm, "plugged", {"ms": {one.phase: one.ms for one in trace.phases}})
         self._index.update(vm, lambda now: dataclasses.replace(now, timings=with_hook(now.timings, trace.phases)))
 
     def _plug(self, vm: str, xml: str, waits: Callable[[], bool], trace: Trace) -> None:

@@ -27,6 +27,7 @@ from lvagent.agent.news import News
 from lvagent.agent.ports import Domains
 from lvagent.agent.power import Power
 from lvagent.agent.restart import Tries
+from lvagent.agent.timeline import Timeline
 from lvagent.agent.trace import Trace
 from lvagent.agent.vms import Vms
 from lvagent.errors import LvagentError, NotFound, Unavailable
@@ -57,6 +58,7 @@ class Revival:
         vms: Vms,
         power: Power,
         news: News,
+        timeline: Timeline,
         *,
         going_down: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
@@ -67,6 +69,7 @@ class Revival:
         self._vms = vms
         self._power = power
         self._news = news
+        self._timeline = timeline
         self._going_down = going_down
         self._clock = clock
         self._changed = threading.Condition()
@@ -213,6 +216,7 @@ class Revival:
         if after.given_up:
             log.warning("%s: %s", vm, after.failure)
             self._news.publish(vm, "restart-given-up", reason=after.reason, tries=len(after.begun))
+            self._timeline.record(vm, "given up", {"reason": after.reason, "tries": len(after.begun)})
         elif after.due is not None:
             log.warning("%s: %s; it is started again in %.0f s", vm, reason, after.due - now)
             self._news.publish(vm, "restart-due", reason=reason, seconds=round(after.due - now, 1))
@@ -236,7 +240,9 @@ class Revival:
             elif state is not None and not state.active and tries is not None:
                 self._news.publish(vm, "restart", attempt=len(tries.begun), reason=tries.reason)
                 self._vms.confirm(vm)
-                self._power.act(entry, Action.START, Trace())
+                trace = Trace()
+                with self._timeline.operation(vm, "restart", trace):
+                    self._power.act(entry, Action.START, trace)
         except Unavailable as error:
             log.warning("%s: %s", vm, error)
             self._now(vm, lambda now: restart.put_off(now, self._clock()))

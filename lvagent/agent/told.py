@@ -7,9 +7,11 @@ from pathlib import Path
 
 from lvagent.agent import views
 from lvagent.agent.index import Entry
+from lvagent.agent.lookout import Lookout
 from lvagent.agent.parts import Parts
 from lvagent.errors import NotFound
-from lvagent.spec.status import FirewallView, ImageView, SubnetView, VpcView
+from lvagent.host import files
+from lvagent.spec.status import FirewallView, ImageView, SubnetView, TimelineEntry, VpcView
 
 
 class Told:
@@ -20,6 +22,9 @@ class Told:
         self._index = parts.index
         self._domains = parts.domains
         self._networks = parts.networks
+        self._timeline = parts.timeline
+        self._lookout = Lookout(parts.networks, parts.timeline)
+        self._index.watch = parts.timeline.changed
 
     def _ready(self) -> None:
         """Refuse what needs the first sweep; the agent says when."""
@@ -46,12 +51,28 @@ class Told:
     def console_log(self, vm: str, tail: int) -> bytes:
         """The last ``tail`` bytes of what the guest wrote to its serial console; empty if it wrote nothing."""
         self._entry(vm)
-        try:
-            with Path(self._parts.options.console_log(vm)).open("rb") as file:
-                file.seek(max(0, file.seek(0, 2) - tail))
-                return file.read(tail)
-        except FileNotFoundError:
-            return b""
+        return files.tail(Path(self._parts.options.console_log(vm)), tail)
+
+    def timeline(self, vm: str) -> Sequence[TimelineEntry]:
+        """What happened to a VM, oldest first; also to one that is gone.
+
+        :raise NotFound: nothing is known of it.
+        """
+        entry = self._index.get(vm)
+        if entry is not None and self._index.loaded:
+            self._lookout.look([entry])
+        found = self._timeline.entries(vm)
+        if not found and entry is None:
+            raise NotFound("vm", vm)
+        return found
+
+    def _take_down(self) -> None:
+        """Take down what is only seen by looking, and keep the timelines within their bounds."""
+        entries = self._index.all()
+        there = [entry.spec.id for entry in entries]
+        self._lookout.look(entries)
+        self._lookout.forget(there)
+        self._timeline.tidy(there)
 
     def vpcs(self) -> Sequence[VpcView]:
         """All VPCs, by name."""

@@ -17,6 +17,7 @@ from lvagent.spec.status import (
     PutResult,
     Readiness,
     SubnetView,
+    TimelineEntry,
     VmStatus,
     VpcView,
 )
@@ -115,6 +116,11 @@ def vpc(view: VpcView) -> Json:
         "subnets": [subnet(one) for one in view.subnets],
         "vms": list(view.vms),
     }
+
+
+def entry(found: TimelineEntry) -> Json:
+    """An entry of a timeline."""
+    return {"at": found.at, "kind": found.kind, "vpcs": list(found.vpcs), "detail": dict(found.detail)}
 
 
 def plan(found: Plan) -> Json:

@@ -29,6 +29,7 @@ from lvagent.spec.status import (
     Readiness,
     Settling,
     SubnetView,
+    TimelineEntry,
     VmStatus,
     VpcView,
 )
@@ -179,6 +180,21 @@ class Limited:
         """The console of a VM of his."""
         self.vm(vm)
         return self._agent.console_log(vm, tail)
+
+    def timeline(self, vm: str) -> Sequence[TimelineEntry]:
+        """What happened to a VM while it was in his VPCs alone."""
+        entries = tuple(self._entry(one) for one in self._agent.timeline(vm) if self._caller.sees(one.vpcs))
+        if not entries:
+            self.vm(vm)
+        return entries
+
+    def _entry(self, entry: TimelineEntry) -> TimelineEntry:
+        """An entry without texts that name what is not his."""
+        detail = {
+            key: VEILED if isinstance(value, str) and self._foreign(value) else value
+            for key, value in entry.detail.items()
+        }
+        return dataclasses.replace(entry, detail=detail)
 
     def qmp(self, vm: str, command: Qmp) -> object:
         """Ask the monitor of a VM of his."""

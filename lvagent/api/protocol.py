@@ -18,6 +18,7 @@ from lvagent.spec.status import (
     Readiness,
     Settling,
     SubnetView,
+    TimelineEntry,
     VmStatus,
     VpcView,
 )
@@ -73,6 +74,9 @@ class Agent(Protocol):
 
     def console_log(self, vm: str, tail: int) -> bytes:
         """The last ``tail`` bytes of what the guest wrote to its serial console."""
+
+    def timeline(self, vm: str) -> Sequence[TimelineEntry]:
+        """What happened to a VM, there or gone, oldest first."""
 
     def qmp(self, vm: str, command: Qmp) -> object:
         """What qemu returned to a QMP command."""

@@ -95,6 +95,14 @@ ROUTES: tuple[Route, ...] = (
     _read(
         "/v1/vms/{id}/rules", "showRules", "The rules of a VM, and what they let in and out.", views.rules, "Rules", VM
     ),
+    _read(
+        "/v1/vms/{id}/timeline",
+        "showTimeline",
+        "What happened to a VM, there or gone, oldest first; the end of its console for the role operate only.",
+        views.timeline,
+        "Timeline",
+        VM,
+    ),
     Route(
         "GET",
         "/v1/vms/{id}/domain.xml",

@@ -292,6 +292,16 @@ QMP_RETURN = _object(
 
 HMP_OUTPUT = _object("What qemu answered.", {"output": _text("its text, as it is"), "taint": _TAINT})
 
+TIMELINE_ENTRY = _object(
+    "One thing that happened to a VM.",
+    {
+        "at": _text("when (RFC 3339)"),
+        "kind": _text("operation, state, plugged, dhcp ...: docs/api.md has them all", "dhcp"),
+        "vpcs": {"type": "array", "items": {"type": "string"}, "description": "the VPCs that the VM was in then"},
+        "detail": {"type": "object", "description": "what there is to say; its members depend on the kind"},
+    },
+)
+
 READINESS = _object(
     "Whether the agent can serve.",
     {
@@ -324,6 +334,8 @@ def schemas() -> dict[str, Json]:
         "SubnetList": _items("Subnet"),
         "Image": IMAGE,
         "ImageList": _items("Image"),
+        "TimelineEntry": TIMELINE_ENTRY,
+        "Timeline": _items("TimelineEntry"),
         "Plan": PLAN,
         "Operation": OPERATION,
         "OperationList": _items("Operation"),

@@ -16,7 +16,7 @@ from lvagent.errors import NotFound, SpecError, Unavailable
 from lvagent.spec.access import Role
 from lvagent.spec.json import load
 from lvagent.spec.parse import parse_vm
-from lvagent.spec.status import Action, Outcome, PhaseTime, PutResult, Settling, VmStatus
+from lvagent.spec.status import CONSOLE, Action, Outcome, PhaseTime, PutResult, Settling, VmStatus
 from lvagent.spec.vm import VmConfig
 
 MAX_WAIT = 60
@@ -235,6 +235,13 @@ def console(call: Call) -> Answer:
     """GET /v1/vms/{id}/console"""
     raw = call.agent.console_log(call.path["id"], TAIL.of(call.query))
     return Answer(HTTPStatus.OK, raw.decode(errors="replace").encode(), TEXT)
+
+
+def timeline(call: Call) -> Answer:
+    """GET /v1/vms/{id}/timeline"""
+    found = call.agent.timeline(call.path["id"])
+    full = call.caller.role.covers(Role.OPERATE)
+    return answer(200, dump.items([dump.entry(one) for one in found if full or one.kind != CONSOLE]))
 
 
 def list_vpcs(call: Call) -> Answer:

@@ -56,6 +56,35 @@ class DhcpServer:
             return None
         return dnsmasq_files.read(vpc, self._files(vpc), str(self._folder(vpc)), self._lease)
 
+    def look(self, vpc: str) -> Dhcp | None:
+        """What ``observe`` tells, and nothing is ended: for who only wants to know."""
+        return dnsmasq_files.read(vpc, self._files(vpc), str(self._folder(vpc)), self._lease)
+
+    def alive(self, vpc: str) -> bool:
+        """Whether a dnsmasq of the VPC runs in the namespace that bears its name now."""
+        pid = daemons.from_file(self._folder(vpc) / "pid", self._identity(vpc))
+        return pid is not None and daemons.lives_in(pid, f"{self._netns}/{vpc}")
+
+    def lease_file(self, vpc: str) -> str | None:
+        """The lease file of the VPC's dnsmasq; None if there is none."""
+        return _text(self._folder(vpc) / "leases")
+
+    def leased(self, vpc: str) -> dict[str, float]:
+        """When each address of the VPC was leased last (Unix time, exact to the second): first, or again."""
+        lines = (line.split(" ") for line in (self.lease_file(vpc) or "").splitlines())
+        found = ((texts.canonical(line[2]), line[0]) for line in lines if len(line) >= 4)
+        lasts = max(self._lease, texts.MIN_LEASE)
+        return {address: float(int(expiry) - lasts) for address, expiry in found if address and expiry.isdigit()}
+
+    def renew(self, vpc: str) -> None:
+        """Start the VPC's dnsmasq anew with what it was told, so that it has a lease file with no leases but its own.
+
+        :raise HostError: it cannot be started.
+        """
+        there = self._files(vpc)
+        if texts.CONF in there:
+            self._restart(vpc, there, there, frozenset())
+
     def ensure(self, wanted: Dhcp) -> None:
         """Make the VPC's dnsmasq serve this. The namespace and the subnets' bridges are there.
 

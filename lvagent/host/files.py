@@ -53,3 +53,17 @@ def remove(path: Path) -> None:
     """Make sure that there is no such file."""
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
+
+
+def tail(path: Path, count: int) -> bytes:
+    """The last bytes of a file; none if it is not there.
+
+    :param count: how many, at most.
+    :raise OSError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - count))
+            return file.read(count)
+    except FileNotFoundError:
+        return b""

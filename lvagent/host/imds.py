@@ -90,6 +90,22 @@ class MetadataService:
             shares = wire.objects(self._ask({"op": "list"}), "vpcs")
             return {wire.text(share, "vpc"): wire.number(share, "inode") for share in shares}
 
+    def asked(self, vpc: str) -> dict[str, tuple[int, int]]:
+        """How many requests each VM made of what is served in the VPC, and when the last (Unix time).
+
+        Counted since the service serves the VPC; nothing is told by one of another revision.
+
+        :raise HostError: the service is there and does not answer.
+        """
+        inode = netns.inode(self._namespace(vpc))
+        if inode is None:
+            return {}
+        with self._errors(MODULE, "ask"):
+            if not self._is_current(self._ask({"op": "ping"})):
+                return {}
+            found = wire.objects(self._ask({"op": "asked", "vpc": vpc, "inode": inode}), "asked")
+            return {wire.text(one, "vm"): (wire.number(one, "requests"), wire.number(one, "last")) for one in found}
+
     def ensure(self, wanted: Metadata) -> None:
         """Serve these guests in the VPC's namespace, and no other; start the service if it is not there.
 

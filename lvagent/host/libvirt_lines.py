@@ -63,6 +63,11 @@ class Connection(Protocol):
     def secretDefineXML(self, xml: str, flags: int = 0) -> Secret: ...  # noqa: N802
     def secretLookupByUsage(self, kind: int, usage: str) -> Secret: ...  # noqa: N802
     def listAllSecrets(self, flags: int = 0) -> list[Secret]: ...  # noqa: N802
+    def getLibVersion(self) -> int: ...  # noqa: N802
+    def getVersion(self) -> int: ...  # noqa: N802
+    def getDomainCapabilities(  # noqa: N802
+        self, emulator: str | None, arch: str, machine: str, kind: str, flags: int = 0
+    ) -> str: ...
 
 
 _HOOK = re.compile(r"Hook script execution failed: .* unexpected exit status \d+: lvagent: ")

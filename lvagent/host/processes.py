@@ -68,7 +68,7 @@ class Qemus:
                 self._seen[vm] = (file, stat.began)
             elif began != stat.began:
                 return None
-        return ProcessView(pid, stat.state, iso_time(_boot() + stat.began / TICKS))
+        return ProcessView(pid, stat.state, iso_time(began_at(stat)))
 
     def forget(self, vm: str) -> None:
         """There is no such VM any more."""
@@ -84,6 +84,6 @@ def pid(domain: str, run: Path = Path("/run/libvirt/qemu")) -> int | None:
         return None
 
 
-def _boot() -> float:
-    """Unix time at which the host was booted."""
-    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+def began_at(stat: Stat) -> float:
+    """Unix time at which a process began."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + stat.began / TICKS

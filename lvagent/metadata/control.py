@@ -124,6 +124,10 @@ class Dialogue:
             case "table":
                 share = self._service.share(wire.text(message, "vpc"), wire.number(message, "inode"))
                 return {"attached": bool(share and share.attached), "table": share.table if share else {}}
+            case "asked":
+                share = self._service.share(wire.text(message, "vpc"), wire.number(message, "inode"))
+                asked = share.asked.items() if share else ()
+                return {"asked": [{"vm": vm, "requests": count, "last": last} for vm, (count, last) in asked]}
             case "change":
                 return await self._change(message)
             case "attach":

@@ -61,6 +61,8 @@ class Share:
         self._marks: dict[str, str] = {}
         self._digest: str | None = None
         self._gates: dict[str, Gate] = {}
+        self.asked: dict[str, tuple[int, int]] = {}
+        """How many requests each guest made, and when it made the last (Unix time); by VM."""
         self._listeners: tuple[socket.socket, ...] = ()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -99,6 +101,7 @@ class Share:
             self._guests.pop(address, None)
             self._marks.pop(address, None)
         there = {guest.vm for guest in self._guests.values()}
+        self.asked = {vm: asked for vm, asked in self.asked.items() if vm in there}
         self._gates = {vm: gate for vm, gate in self._gates.items() if vm in there or not gate.places.unused}
 
     def attach(self, listeners: Sequence[socket.socket]) -> None:
@@ -185,8 +188,12 @@ class Share:
             self._begin(gate, following.client, following.address)
 
     def _asker(self, address: str) -> Asker | None:
+        """Who asks from this address; called once for each request."""
         guest = self._guests.get(address)
-        return Asker(self.inode, guest) if guest else None
+        if guest is None:
+            return None
+        self.asked[guest.vm] = (self.asked.get(guest.vm, (0, 0))[0] + 1, int(time.time()))
+        return Asker(self.inode, guest)
 
 
 class Service:

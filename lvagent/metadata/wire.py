@@ -1,9 +1,10 @@
 """What the agent and the metadata service say to each other on the control socket: one JSON object a line, each way.
 
-    {"op": "ping"}                                       -> {"pid": 4711, "revision": 2, "hops": 1}
-    {"op": "list"} (+ "vpc": only that one)              -> {"revision": 2, "hops": 1,
+    {"op": "ping"}                                       -> {"pid": 4711, "revision": 3, "hops": 1}
+    {"op": "list"} (+ "vpc": only that one)              -> {"revision": 3, "hops": 1,
                                                              "vpcs": [{"vpc", "inode", "attached", "digest"}, ...]}
     {"op": "table", "vpc", "inode"}                      -> {"attached": true, "table": {address: fingerprint}}
+    {"op": "asked", "vpc", "inode"}                      -> {"asked": [{"vm", "requests", "last": Unix time}, ...]}
     {"op": "change", "vpc", "inode", "put", "drop"}      -> {}      put: [{"addresses": [...], "guest": {...}}]
     {"op": "attach", "vpc", "inode"} + two descriptors   -> {}      the listening sockets, by SCM_RIGHTS
     {"op": "detach", "vpc", "inode"}                     -> {}      inode absent: whatever namespace it is
@@ -23,7 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from lvagent.plan.resources import Guest, GuestNic
 
-REVISION = 2
+REVISION = 3
 """Of the service: raised when it speaks or serves otherwise. An agent replaces a service of another revision."""
 
 MAX_MESSAGE = 4 << 20

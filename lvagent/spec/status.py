@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -198,6 +199,21 @@ class FirewallView:
     rules: tuple[RuleView, ...]
     refused_in: tuple[int, int]
     refused_out: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineEntry:
+    """One thing that happened to a VM. ``at``: RFC 3339; ``vpcs``: those that the VM was in then; ``detail``: strings,
+    numbers, and objects of these."""
+
+    at: str
+    kind: str
+    vpcs: tuple[str, ...]
+    detail: Mapping[str, object]
+
+
+CONSOLE = "console"
+"""The kind of an entry that has what a guest wrote to its console: not for everybody who may see the others."""
 
 
 @dataclass(frozen=True, slots=True)

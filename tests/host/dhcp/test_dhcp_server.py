@@ -51,6 +51,33 @@ def test_reservation_v4(site: Site) -> None:
         assert asked.options[119] == b"\x03vpc\x08internal\0"
 
 
+def leased(site: Site, count: int) -> dict[str, float]:
+    """The leases, when there are this many: dnsmasq writes its file after it has answered."""
+    deadline = time.monotonic() + 5
+    while len(told := site.server.leased(site.vpc)) < count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return told
+
+
+def test_leases_are_told_and_a_lost_lease_file_comes_back(site: Site) -> None:
+    site.server.ensure(site.wanted(host(5)))
+    began = time.time()
+    with site.client(host(5)) as guest:
+        assert guest.lease() is not None
+        assert guest.lease6() == "fd00:a::5"
+        told = leased(site, 2)
+        assert told.keys() == {"10.0.0.5", "fd00:a::5"}
+        assert all(began - 2 <= at <= time.time() + 1 for at in told.values())
+        (site.run / "dnsmasq" / site.vpc / "leases").unlink()
+        assert site.server.lease_file(site.vpc) is None
+        site.server.renew(site.vpc)
+        assert site.server.lease_file(site.vpc) is not None
+        assert (site.server.alive(site.vpc), site.server.look(site.vpc)) == (True, site.wanted(host(5)))
+        again = guest.lease()
+        assert again is not None
+        assert again.address == "10.0.0.5"
+
+
 def test_reservation_v6_and_router(site: Site) -> None:
     site.server.ensure(site.wanted(host(5), host(6, TWO, position=1)))
     with site.client(host(5)) as guest, site.client(host(6, TWO, position=1)) as second:

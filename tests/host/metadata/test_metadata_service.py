@@ -84,6 +84,22 @@ def test_two_vpcs_with_the_same_addresses(service: MetadataService, server: str)
         assert service.vpcs() == {name: netns.inode(f"/run/netns/{name}") for name in (one, other)}
 
 
+def test_requests_are_counted_for_each_guest(
+    service: MetadataService, one_vpc: str, clients: tuple[Client, Client]
+) -> None:
+    service.ensure(share(one_vpc, guest(5, one_vpc), guest(6, one_vpc)))
+    assert service.asked(one_vpc) == {}
+    began = int(time.time())
+    for path in ("/latest/meta-data/instance-id", "/nowhere", "/nocloud/meta-data"):
+        clients[0].ask(path)
+    (found,) = service.asked(one_vpc).items()
+    assert (found[0], found[1][0]) == ("i-0000000005", 3)
+    assert began <= found[1][1] <= time.time()
+    service.ensure(share(one_vpc, guest(6, one_vpc)))
+    assert service.asked(one_vpc) == {}
+    assert service.asked("vpc-zzzzzzzzzz") == {}
+
+
 @pytest.mark.parametrize("server", [V4, V6])
 def test_each_guest_gets_its_own(
     service: MetadataService, one_vpc: str, clients: tuple[Client, Client], server: str

@@ -6,7 +6,8 @@ exists, as one value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
 from lvagent.agent.news import News
 from lvagent.agent.tidings import Reporter
+from lvagent.agent.timeline import Timeline
 from lvagent.config import Settings
 from lvagent.errors import Conflict, HostError, NotFound, SpecError
 from lvagent.host.libvirt import DomainRecord, DomainState, slot_of
@@ -366,6 +368,7 @@ class FakeDhcp:
         self._breaker = breaker
         self.served: dict[str, Dhcp] = {}
         self.forgotten: list[tuple[str, str]] = []
+        self.leases: dict[str, float] = {}
 
     def observe(self, vpc: str) -> Dhcp | None:
         return self.served.get(vpc)
@@ -373,6 +376,9 @@ class FakeDhcp:
     def ensure(self, wanted: Dhcp) -> None:
         self._breaker.step("ensure Dhcp")
         self.served[wanted.vpc] = wanted
+
+    def leased(self, vpc: str) -> dict[str, float]:
+        return dict(self.leases) if vpc in self.served else {}
 
     def forget(self, vpc: str, vm: str) -> None:
         self.forgotten.append((vpc, vm))
@@ -392,6 +398,10 @@ class FakeMetadata:
         self._breaker = breaker
         self.served: dict[str, Metadata] = {}
         self.started = False
+        self.requests: dict[str, tuple[int, int]] = {}
+
+    def asked(self, vpc: str) -> dict[str, tuple[int, int]]:
+        return dict(self.requests) if vpc in self.served else {}
 
     def ready(self) -> None:
         self.started = True
@@ -412,6 +422,22 @@ class FakeMetadata:
 
     def vpcs(self) -> dict[str, int]:
         return dict.fromkeys(self.served, 1)
+
+
+class FakePages:
+    """Timelines in memory, as JSON has them."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, list[str]] = {}
+
+    def append(self, vm: str, line: Mapping[str, object]) -> None:
+        self.lines.setdefault(vm, []).append(json.dumps(line))
+
+    def read(self, vm: str) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.lines.get(vm, [])]
+
+    def tidy(self, there: Iterable[str]) -> None:
+        self.lines = dict(self.lines)
 
 
 POLICY = Policy(
@@ -436,6 +462,8 @@ class FakeHost:
         self.metadata = FakeMetadata(self.breaker)
         self.processes = FakeProcesses()
         self.domains.ended = self.wires.unplug
+        self.pages = FakePages()
+        self.console = b""
         self._locks = locks
         self.now = 1000.0
         self.going_down = False
@@ -445,6 +473,7 @@ class FakeHost:
         index = Index(Reporter(news))
         networks = Networks(index, self.wires, self.dhcp, self.metadata, POLICY, self._locks)
         options = DomainOptions(accel="qemu", emulator="/usr/bin/qemu-system-x86_64")
+        timeline = Timeline(self.pages, lambda _vm, count: self.console[-count:])
         made = Agent(
             Parts(
                 index,
@@ -455,6 +484,7 @@ class FakeHost:
                 options,
                 boot_id,
                 news,
+                timeline,
                 self.processes,
                 settings or Settings(),
                 going_down=lambda: self.going_down,

@@ -104,6 +104,17 @@ def test_the_sixth_crash_is_the_last_until_somebody_starts_it(story: Story) -> N
     assert story.state == (State.RUNNING, "running")
 
 
+def test_its_timeline_tells_of_restarts_and_that_it_was_given_up(story: Story) -> None:
+    for pause in (1, 2, 4, 8, 16, 0):
+        story.end()
+        story.after(pause)
+    told = story.agent.timeline(VM)
+    restarts = [one for one in told if one.detail.get("what") == "restart"]
+    assert [one.detail["outcome"] for one in restarts] == ["done"] * 5
+    assert [dict(one.detail) for one in told if one.kind == "given up"] == [{"reason": CRASH, "tries": 5}]
+    assert [one.vpcs for one in restarts] == [story.agent.vm(VM).spec.vpcs] * 5
+
+
 def test_a_put_gives_it_another_chance(story: Story) -> None:
     for pause in (1, 2, 4, 8, 16, 0):
         story.end()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from lvagent.agent.news import News
 from lvagent.api.protocol import Agent, Watch
-from lvagent.errors import Conflict, MonitorError, NotFound
+from lvagent.errors import Conflict, MonitorError, NotFound, Unavailable
 from lvagent.plan.firewall import directed
 from lvagent.spec import names
 from lvagent.spec.monitor import Hmp, Qmp
@@ -31,6 +31,7 @@ from lvagent.spec.status import (
     Settling,
     State,
     SubnetView,
+    TimelineEntry,
     VmStatus,
     VpcView,
 )
@@ -97,6 +98,7 @@ class FakeAgent:
         self.ready = True
         self.console = b"login: "
         self.files: set[str] = set()
+        self.told: dict[str, tuple[TimelineEntry, ...]] = {}
         self.held = ""
         self.stray_processes = {STRAY.pid: STRAY}
         self.news = News(self._scope)
@@ -282,6 +284,12 @@ class FakeAgent:
     def images(self) -> Sequence[ImageView]:
         return (ImageView("debian", 2 << 30, 400 << 20), ImageView("tiny", 64 << 20, 21 << 20))
 
+    def timeline(self, vm: str) -> Sequence[TimelineEntry]:
+        found = self.told.get(vm, ())
+        if not found:
+            self.vm(vm)
+        return found
+
     def strays(self) -> StraysView:
         loose = (LooseObject("volume", "/v/old.qcow2", "no VM has it"),)
         return StraysView("report", 3, tuple(self.stray_processes.values()), loose)
@@ -296,6 +304,8 @@ class FakeAgent:
 
     def sweep_now(self, *, force: bool) -> SweepView:
         self._enter(f"sweep force={force}", "")
+        if not self.ready:
+            raise Unavailable("a sweep", hint="libvirt cannot be read")
         return SweepView("" if force else self.held)
 
     def readiness(self) -> Readiness:

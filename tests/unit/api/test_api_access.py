@@ -39,6 +39,7 @@ LEAST: dict[str, str] = {
     "GET /v1/subnets/{name}": "read",
     "GET /v1/images": "read",
     "GET /v1/vms/{id}/rules": "read",
+    "GET /v1/vms/{id}/timeline": "read",
     "GET /v1/operations": "read",
     "GET /v1/operations/{id}": "read",
     "GET /v1/events": "read",

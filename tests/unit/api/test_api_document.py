@@ -109,6 +109,8 @@ def walk(client: FlaskClient) -> list[tuple[str, str, TestResponse]]:
         ("GET", "/v1/vpcs/{name}", client.get("/v1/vpcs/vpc-aaaaaaaaaa")),
         ("GET", "/v1/subnets/{name}", client.get("/v1/subnets/subnet-aaaaaaaaaa")),
         ("POST", "/v1/plan", client.post("/v1/plan", json=full(9))),
+        ("GET", "/v1/vms/{id}/timeline", client.get(f"{vm1}/timeline")),
+        ("POST", "/v1/sweep", client.post("/v1/sweep")),
         *(("GET", path, client.get(path)) for path in plain),
         ("POST", "/v1/strays/{pid}/kill", client.post("/v1/strays/4711/kill", json={"identity": "123456"})),
         ("POST", "/v1/sweep", client.post("/v1/sweep?force=true")),

@@ -1,0 +1,115 @@
+"""Other software that filters: who could cut bridged traffic or the underlay, and what that means here. PURE.
+
+Tenants' bridges stand in VPCs and, unless ``fabric.netns`` is empty, in a namespace of their own: there no chain of the
+root namespace is met by any frame of theirs. The VXLAN socket is in root in both cases, so root's INPUT chain must let
+its UDP port in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from lvagent.doctor.findings import Finding, failed, passed, warned
+from lvagent.host.rootfilter import Chain, RootFilter, Rule
+
+IP_FAMILIES = ("ip", "ip6", "inet")
+
+WHOSE = (
+    ("DOCKER", "Docker"),
+    ("ufw", "ufw"),
+    ("firewalld", "firewalld"),
+    ("KUBE-", "Kubernetes"),
+    ("CNI-", "a CNI plugin"),
+    ("LIBVIRT_", "libvirt's own networks"),
+    ("libvirt_network", "libvirt's own networks"),
+    ("NETAVARK", "podman"),
+)
+"""Beginnings of names of tables and chains, and who makes them."""
+
+
+def whose(filters: RootFilter, chain: Chain) -> str:
+    """Who made a chain, by the names around it; '' if nothing tells."""
+    names = [chain.table, *(one.name for one in filters.reached(chain))]
+    found = (owner for start, owner in WHOSE for name in names if name.startswith(start))
+    return next(found, "")
+
+
+def culprits(filters: RootFilter, hook: str, families: tuple[str, ...]) -> Iterator[tuple[Chain, str]]:
+    """The base chains at a hook that drop, each with how: by policy, or by a rule of this or that chain."""
+    for base in filters.base(hook):
+        if base.family not in families or base.table == "lvagent":
+            continue
+        if base.policy == "drop":
+            yield base, "policy drop"
+            continue
+        dropping = [chain for chain in filters.reached(base) if any(map(_drops_all, chain.rules))]
+        if dropping:
+            yield base, "a rule that drops all" if dropping[0] is base else f"a rule in chain {dropping[0].name}"
+
+
+def _drops_all(rule: Rule) -> bool:
+    return rule.bare and bool(rule.verdicts & {"drop", "reject"})
+
+
+def _named(filters: RootFilter, chain: Chain, how: str) -> str:
+    owner = whose(filters, chain)
+    return f"{chain}: {how}{f' ({owner})' if owner else ''}"
+
+
+def bridged(filters: RootFilter, calls: Mapping[str, int], fabric: str) -> Iterator[Finding]:
+    """What drops frames that are bridged in the root namespace.
+
+    :param calls: the bridge-nf-call sysctls of root (1: IP chains see bridged frames), without those that are absent.
+    :param fabric: ``fabric.netns``.
+    """
+    seen = [family for name, family in (("iptables", "ip"), ("ip6tables", "ip6")) if calls.get(name)]
+    families = (*seen, "inet", "bridge") if seen else ("bridge",)
+    dropping = [one for one in culprits(filters, "forward", families) if fabric or not _lets_ours(filters, one[0])]
+    found = [_named(filters, chain, how) for chain, how in dropping]
+    for text in found:
+        if fabric:
+            meaning = f"tenants do not meet it: their bridges are in {fabric} and their VPCs. Other bridges here do"
+            yield warned("bridged traffic", f"{text}. {meaning}", "nothing for lvagent")
+        else:
+            remedy = "set fabric.netns (lvfabric), or bridge-nf-call-iptables and -ip6tables to 0, or accept lvb* there"
+            yield failed("bridged traffic", f"{text}. It drops what tenants send between hosts", remedy)
+    if not found:
+        yield passed("bridged traffic", "no chain of the root namespace drops what is bridged")
+    if filters.legacy:
+        tables = ", ".join(filters.legacy)
+        text = f"iptables-legacy has tables too ({tables}), and nft does not show them"
+        yield warned("bridged traffic", text, "look: iptables-legacy -S")
+
+
+def _lets_ours(filters: RootFilter, chain: Chain) -> bool:
+    """Whether a chain accepts what crosses the bridges of VNIs."""
+    rules = [rule for one in filters.reached(chain) for rule in one.rules if "accept" in rule.verdicts]
+    return any(name.startswith("lvb") for rule in rules for name in rule.links)
+
+
+def underlay(filters: RootFilter, port: int, *, segments: int) -> Iterator[Finding]:
+    """Whether root lets VXLAN in.
+
+    :param segments: how many VNIs are in use here.
+    """
+    subject = f"UDP {port} into this host"
+    if not segments:
+        yield passed(subject, "not needed: no VM here has a VNI")
+        return
+    closed = [(chain, how) for chain, how in culprits(filters, "input", IP_FAMILIES) if chain.family != "ip6"]
+    bad = [(chain, how) for chain, how in closed if not _admits(filters, chain, port)]
+    for chain, how in bad:
+        text = f"{_named(filters, chain, how)}, and nothing there accepts UDP {port}"
+        remedy = f"accept udp dport {port} from the other hosts in {chain}"
+        opaque = any(rule.opaque for one in filters.reached(chain) for rule in one.rules)
+        if opaque:
+            yield warned(subject, f"{text} that nft can read", remedy)
+        else:
+            yield failed(subject, text, remedy)
+    if not bad:
+        yield passed(subject, f"let in, for {segments} VNIs")
+
+
+def _admits(filters: RootFilter, chain: Chain, port: int) -> bool:
+    rules = [rule for one in filters.reached(chain) for rule in one.rules if "accept" in rule.verdicts]
+    return any(rule.bare or any(first <= port <= last for first, last in rule.ports) for rule in rules)

@@ -1,0 +1,179 @@
+"""What filters packets in the root namespace: base chains that drop, as ``nft -j list ruleset`` shows them.
+
+Rules that iptables-nft wrote are among them; some of their parts are opaque to nft (``xt``). Those of iptables-legacy
+are not, and are only told by the tables that the kernel has (/proc/net/ip_tables_names).
+
+Source: libnftables-json(5).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from lvagent.errors import HostError
+from lvagent.host.run import run
+
+Json = Mapping[str, object]
+
+LEGACY = ("/proc/net/ip_tables_names", "/proc/net/ip6_tables_names")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule. ``verdicts``: accept, drop, reject or return; ``jumps``: chains it leads to; ``ports``: UDP ports that it
+    asks for, as pairs (first, last); ``links``: names (or patterns) of links that it asks for; ``bare``: it asks for
+    nothing; ``opaque``: a part of it cannot be read."""
+
+    verdicts: frozenset[str]
+    jumps: tuple[str, ...]
+    ports: tuple[tuple[int, int], ...]
+    links: tuple[str, ...]
+    bare: bool
+    opaque: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A chain with its rules. ``hook`` and ``policy`` are empty unless it is a base chain."""
+
+    family: str
+    table: str
+    name: str
+    hook: str
+    policy: str
+    rules: tuple[Rule, ...]
+
+    def __str__(self) -> str:
+        return f"table {self.family} {self.table}, chain {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class RootFilter:
+    """All chains in a namespace, and the tables of iptables-legacy."""
+
+    chains: tuple[Chain, ...]
+    legacy: tuple[str, ...] = ()
+
+    def base(self, hook: str) -> tuple[Chain, ...]:
+        """The base chains at a hook."""
+        return tuple(chain for chain in self.chains if chain.hook == hook)
+
+    def reached(self, chain: Chain) -> tuple[Chain, ...]:
+        """A chain and all that its rules lead to."""
+        known = {(one.family, one.table, one.name): one for one in self.chains}
+        found, left = {chain.name: chain}, [chain]
+        while left:
+            for rule in left.pop().rules:
+                for name in rule.jumps:
+                    there = known.get((chain.family, chain.table, name))
+                    if there is not None and name not in found:
+                        found[name] = there
+                        left.append(there)
+        return tuple(found.values())
+
+
+def read() -> RootFilter:
+    """The filter of the namespace that the calling thread is in.
+
+    :raise CommandError: nft is not there, or refuses.
+    :raise HostError: its answer cannot be read.
+    """
+    return parse(run(["nft", "-j", "list", "ruleset"]), legacy=_legacy())
+
+
+def _legacy() -> tuple[str, ...]:
+    found = []
+    for path in LEGACY:
+        try:
+            found += Path(path).read_text().split()
+        except OSError:
+            continue
+    return tuple(dict.fromkeys(found))
+
+
+def parse(text: str, *, legacy: Sequence[str] = ()) -> RootFilter:
+    """The chains in nft's JSON.
+
+    :raise HostError: it is none.
+    """
+    try:
+        objects = cast(list[Json], json.loads(text)["nftables"])
+        return RootFilter(tuple(_chains(objects)), tuple(legacy))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise HostError("nft", "read", f"its list of rules is not understood: {error}") from error
+
+
+def _chains(objects: Sequence[Json]) -> Iterator[Chain]:
+    rules: dict[tuple[str, str, str], list[Rule]] = defaultdict(list)
+    for one in objects:
+        if "rule" in one:
+            rule = cast(Json, one["rule"])
+            key = (str(rule["family"]), str(rule["table"]), str(rule["chain"]))
+            rules[key].append(_rule(cast(list[object], rule.get("expr") or [])))
+    for one in objects:
+        if "chain" in one:
+            chain = cast(Json, one["chain"])
+            key = (str(chain["family"]), str(chain["table"]), str(chain["name"]))
+            yield Chain(*key, str(chain.get("hook", "")), str(chain.get("policy", "")), tuple(rules[key]))
+
+
+def _rule(parts: Sequence[object]) -> Rule:
+    verdicts: set[str] = set()
+    jumps: list[str] = []
+    ports: list[tuple[int, int]] = []
+    links: list[str] = []
+    bare, opaque = True, False
+    for part in parts:
+        if not isinstance(part, dict):
+            opaque = True
+            continue
+        name = next(iter(part), "")
+        value = part.get(name)
+        if name in ("accept", "drop", "reject", "return"):
+            verdicts.add(name)
+        elif name in ("jump", "goto") and isinstance(value, dict):
+            jumps.append(str(value.get("target", "")))
+        elif name == "match" and isinstance(value, dict):
+            bare = False
+            ports += _udp_ports(value)
+            links += _link_names(value)
+        elif name not in ("counter", "comment", "log"):
+            bare, opaque = False, opaque or name in ("xt", "vmap")
+    return Rule(frozenset(verdicts), tuple(jumps), tuple(ports), tuple(links), bare, opaque)
+
+
+def _udp_ports(match: Json) -> list[tuple[int, int]]:
+    payload = _member(match.get("left"), "payload")
+    if _member(payload, "field") != "dport" or _member(payload, "protocol") not in ("udp", "th"):
+        return []
+    if match.get("op") not in ("==", "in"):
+        return []
+    right = match.get("right")
+    members = _member(right, "set") or right
+    return [pair for one in (members if isinstance(members, list) else [members]) for pair in _range(one)]
+
+
+def _link_names(match: Json) -> list[str]:
+    key = _member(_member(match.get("left"), "meta"), "key")
+    if key not in ("iifname", "oifname") or match.get("op") not in ("==", "in"):
+        return []
+    members = _member(match.get("right"), "set") or match.get("right")
+    return [one for one in (members if isinstance(members, list) else [members]) if isinstance(one, str)]
+
+
+def _range(value: object) -> list[tuple[int, int]]:
+    if isinstance(value, int):
+        return [(value, value)]
+    bounds = _member(value, "range")
+    if isinstance(bounds, list) and len(bounds) == 2 and all(isinstance(one, int) for one in bounds):
+        return [(bounds[0], bounds[1])]
+    return []
+
+
+def _member(value: object, name: str) -> object:
+    return value.get(name) if isinstance(value, dict) else None
