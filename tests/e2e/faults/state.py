@@ -2,8 +2,8 @@
 and what the API tells.
 
 What differs from one run of the same guest to the next (numbers of domains and descriptors, times, pids) is left out,
-as is the route that a bridge has only while, or after, something was plugged into it. So are the numbers that the filter
-gives VMs at random, the order they bring, and what packets put into its sets.
+as is the route that a bridge has only while, or after, something was plugged into it. So are the numbers that the
+filter gives VMs at random, the order they bring, and what packets put into its sets.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lvagent.render.elements import RECEIVED
 from tests.lab.host import LabHost
 from tests.lab.snapshot import Snapshot
 
@@ -30,7 +31,7 @@ _NUMBERS = (
 )
 _ELEMENT = re.compile(r""" (created|boot_id|boot-id|revision)=(["'])[^"']*\2""")
 
-_MARK = re.compile(r"\b0x[0-9a-f]{8}\b")
+_MARK = re.compile(r'(0x[0-9a-f]{8}) comment "(i-\d{10})"')
 _TIMED = re.compile(r"(flags [^\n]*\b(?:dynamic|timeout)\b[^{}]*?)\s*elements = \{[^{}]*\}")
 _ELEMENTS = re.compile(r"elements = \{([^{}]*)\}")
 _SPLIT = re.compile(r",\s+")
@@ -88,9 +89,11 @@ def _snapshot(lab: LabHost) -> Snapshot:
 
 
 def _ruleset(text: str) -> str:
-    """Tables, chains and sets in their order; the elements of a set sorted."""
-    marked = _MARK.sub("MARK", _TIMED.sub(r"\1", text))
-    return _ELEMENTS.sub(lambda found: "elements = " + " ".join(sorted(_SPLIT.split(found[1].strip()))), marked)
+    """Tables, chains and sets in their order, VMs by their names; the elements of a set sorted."""
+    text = _TIMED.sub(r"\1", text)
+    for number, vm in set(_MARK.findall(text)):
+        text = text.replace(number, f"{vm} {'receives' if int(number, 16) & RECEIVED else 'sends'}")
+    return _ELEMENTS.sub(lambda found: "elements = " + " ".join(sorted(_SPLIT.split(found[1].strip()))), text)
 
 
 def _secret(lab: LabHost, uuid: str, *words: str) -> str:
