@@ -6,6 +6,7 @@ something holds it. What is open is used only while the name still stands for it
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 
@@ -15,6 +16,8 @@ from lvagent.host import netns
 from lvagent.host.netspace import Netspace, translated
 from lvagent.host.vpc import VpcSide
 from lvagent.spec import names
+
+_LOOKS = 5
 
 
 class VpcSides:
@@ -48,7 +51,16 @@ class VpcSides:
         return frozenset(name for name in found if names.VPC_NAME.match(name))
 
     def find(self, vpc: str) -> VpcSide | None:
-        """A VPC's namespace, opened; None if there is none."""
+        """A VPC's namespace, opened; None if there is none.
+
+        It may go away, or come anew, between the look and the entering; then it is looked for again.
+        """
+        for _ in range(_LOOKS):
+            with contextlib.suppress(HostError):
+                return self._find(vpc)
+        return self._find(vpc)
+
+    def _find(self, vpc: str) -> VpcSide | None:
         path = self.path(vpc)
         inode = netns.inode(path) if netns.exists(path) else None
         with self._guard:

@@ -8,12 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lvagent.config import Settings
+from lvagent.host import netns
 from lvagent.host.network import Network
+from lvagent.host.vpcs import VpcSides
 from lvagent.plan.resources import Fabric, Resource
 from tests.host.net.conftest import Guest, base, open_port, plug, port, segment
 
 pytestmark = pytest.mark.host
 
+COMINGS = 300
 VPCS = range(1, 9)
 
 
@@ -47,3 +50,23 @@ def test_vpcs_are_made_observed_and_removed_at_once(
     assert network.vpcs() == frozenset()
     assert len(taps) == len(VPCS)
     alone.close()
+
+
+def test_a_vpc_that_comes_and_goes_while_it_is_looked_for_is_there_or_is_not(settings: Settings) -> None:
+    maker, looker = (VpcSides(settings.paths.netns, settings.filter) for _ in range(2))
+    vpc = "vpc-aaaaaaaaaa"
+
+    def come_and_go() -> None:
+        for _ in range(COMINGS):
+            netns.create(maker.path(vpc))
+            netns.delete(maker.path(vpc))
+
+    with ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(come_and_go)
+        seen = 0
+        while not busy.done():
+            seen += looker.find(vpc) is not None
+        busy.result()
+    assert seen
+    assert looker.find(vpc) is None
+    looker.close()
