@@ -253,10 +253,16 @@ def refused(case: Case) -> Reason | None:
 
 
 def drifting(case: Case) -> Reason | None:
-    """It runs with an older spec."""
-    fields = cast(Sequence[str], (case.status or {}).get("drift") or ())
-    if not fields:
+    """It runs with an older spec, or somebody changed its definition by hand."""
+    details = cast(Sequence[Mapping[str, object]], (case.status or {}).get("drift_details") or ())
+    if not details:
         return None
+    fields = [str(one["path"]) for one in details if one["place"] == "guest"]
+    if not fields:
+        text = f"somebody changed {', '.join(str(one['path']) for one in details)} in its definition by hand"
+        return Reason(
+            text, f"lvagent vm show {case.vm}, then lvagent vm restore {case.vm} or lvagent vm accept {case.vm}"
+        )
     text = f"it runs with an older {', '.join(fields)} than was asked for"
     return Reason(text, f"lvagent vm stop {case.vm}, then lvagent vm start {case.vm}")
 

@@ -15,6 +15,10 @@ SSH = {"proto": "tcp", "port": 22, "port_end": None, "direction": None}
 RUNS = {"state": "running", "reason": "booted", "error": None, "drift": [], "rules": [SSH]}
 
 
+def drifted(place: str) -> Json:
+    return {**RUNS, "drift": ["memory_mb"], "drift_details": [{"path": "memory_mb", "place": place}]}
+
+
 def at(second: float) -> str:
     return (START + datetime.timedelta(seconds=second)).isoformat(timespec="milliseconds")
 
@@ -134,7 +138,8 @@ CASES: dict[str, tuple[Json | None, list[Json], str, str]] = {
     "no metadata": (RUNS, HEARD[:-1], "never asked for metadata", "cloud-init"),
     "no SSH": ({**RUNS, "rules": []}, HEARD, "no rule lets SSH in", '"port": 22'),
     "refused": (RUNS, [*HEARD, entry(40, "refused", **{"in": 7, "out": 0})], "kept 7 packets out", "vm rules"),
-    "drift": ({**RUNS, "drift": ["memory_mb"]}, HEARD, "an older memory_mb", "vm start"),
+    "drift": (drifted("guest"), HEARD, "an older memory_mb", "vm start"),
+    "edited": (drifted("definition"), HEARD, "changed memory_mb in its definition", "vm accept"),
 }
 
 
