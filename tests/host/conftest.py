@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,3 +37,12 @@ def _own_mounts() -> Iterator[None]:
         pass
     if made:
         names.rmdir()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder in /run that others may enter: what gave up its privileges too."""
+    made = Path(tempfile.mkdtemp(dir="/run", prefix="lvagent-test-"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)

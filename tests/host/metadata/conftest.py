@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,14 +9,6 @@ import pytest
 
 from lvagent.host.imds import MetadataService
 from tests.host.metadata.site import Client, guest_in, pids, settings_in, vpc
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(dir="/run", prefix="lvagent-test-"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made)
 
 
 @pytest.fixture
