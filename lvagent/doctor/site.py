@@ -30,7 +30,7 @@ class Reader:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._hypervisor = Hypervisor(settings.libvirt.uri, lines=1)
+        self._hypervisor = Hypervisor(settings.libvirt.uri, short=1, long=1)
         self._network = Network(settings)
         self._dhcp = DhcpServer(settings)
         self._metadata = MetadataService(settings)

@@ -1,9 +1,9 @@
 """libvirt, as far as the agent needs it.
 
-libvirt serves five calls at a time on one connection, and a start holds its place until qemu runs. So there is one
-connection for what is short (reads, definitions), and others for starts and stops, each with at most four calls in
-flight. While a domain's ``start`` hook runs, libvirt answers nobody who lists domains or reads that one: nothing here
-may be called by who holds a lock that the hook wants.
+Each call has a connection for itself (``libvirt_lines`` says why). A start holds its own until qemu runs; so there are
+some for what is short (reads, definitions), and others for starts and stops. While a domain's ``start`` hook runs,
+libvirt answers nobody who lists domains or reads that one: nothing here may be called by who holds a lock that the hook
+wants.
 
 libvirt's errors become ours in ``libvirt_lines``, where the connections are.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -20,7 +19,7 @@ from typing import TypeVar
 import libvirt
 
 from lvagent.errors import NotFound
-from lvagent.host.libvirt_lines import Connection, Domain, Line, Secret, code_of
+from lvagent.host.libvirt_lines import Connection, Domain, Lines, Secret, code_of
 from lvagent.host.processes import pid
 from lvagent.spec import names
 from lvagent.spec.status import State
@@ -63,29 +62,24 @@ UNDEFINE = (
 class Hypervisor:
     """The domains of ours on one libvirtd. Every method may be called by many threads.
 
+    :param short: short calls that may be in flight.
+    :param long: starts and stops that may be.
     :raise NotFound: there is no such domain.
     :raise Unavailable: libvirtd cannot be reached.
     :raise HostError: libvirt refused, in its words.
     """
 
-    def __init__(self, uri: str, *, lines: int = 2) -> None:
-        self._short = Line(uri)
-        self._long = [Line(uri) for _ in range(lines)]
+    def __init__(self, uri: str, *, short: int = 4, long: int = 8) -> None:
+        self._short = Lines(uri, short)
+        self._long = Lines(uri, long)
         self._emulators: frozenset[str] | None = None
-        self._turn = 0
-        self._turn_lock = threading.Lock()
 
     def close(self) -> None:
-        """Close every connection."""
-        for line in (self._short, *self._long):
-            line.close()
+        """Close the connections."""
+        self._short.close()
+        self._long.close()
 
-    def _next_long(self) -> Line:
-        with self._turn_lock:
-            self._turn = (self._turn + 1) % len(self._long)
-            return self._long[self._turn]
-
-    def _on(self, line: Line, vm: str, action: str, function: Callable[[Domain], T]) -> T:
+    def _on(self, line: Lines, vm: str, action: str, function: Callable[[Domain], T]) -> T:
         with line.use(vm, action) as connection:
             return function(connection.lookupByName(vm))
 
@@ -167,12 +161,12 @@ class Hypervisor:
 
     def start(self, vm: str) -> None:
         """Start it; a domain that runs is fine."""
-        self._on(self._next_long(), vm, "start", _start)
+        self._on(self._long, vm, "start", _start)
 
     def destroy(self, vm: str) -> None:
         """End its qemu at once; one that does not run, or is not there, is fine."""
         with contextlib.suppress(NotFound):
-            self._on(self._next_long(), vm, "stop", _destroy)
+            self._on(self._long, vm, "stop", _destroy)
 
     def shutdown(self, vm: str) -> None:
         """Press the ACPI power button."""

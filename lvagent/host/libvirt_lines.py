@@ -1,4 +1,8 @@
-"""Connections to libvirt: opened when needed, again after they broke, with few calls at a time on each.
+"""Connections to libvirt: opened when needed, again after they broke, with one call at a time on each.
+
+Two calls on one connection share its reading: one thread reads for both, and hands that over when it has its answer.
+When keepalive gives such a connection up, libvirt 9.0 writes into the stack of a thread that has gone: the process ends
+by a signal. A connection with a single call is given up as it should be. They cost libvirtd a socket each.
 
 libvirt's errors become ours here, in one table.
 """
@@ -6,6 +10,7 @@ libvirt's errors become ours here, in one table.
 from __future__ import annotations
 
 import contextlib
+import queue
 import re
 import threading
 from collections.abc import Iterator
@@ -15,9 +20,7 @@ from typing import Protocol, cast
 import libvirt
 
 from lvagent.errors import HostError, LvagentError, NotFound, Unavailable
-
-CALLS = 4
-"""Calls in flight on one connection: libvirtd's max_client_requests is 5, and one stays for keepalive's sake."""
+from lvagent.host import descriptors
 
 
 class Domain(Protocol):
@@ -86,6 +89,9 @@ BROKEN = (
 OPEN_SECONDS = 5.0
 """How long a caller waits for a connection; 10 ms are usual."""
 
+HANGING_SECONDS = 0.3
+"""How long the next ones wait, once somebody did so in vain: an operation has many steps to undo."""
+
 libvirt.registerErrorHandler(lambda _context, _error: None, None)
 
 
@@ -106,26 +112,51 @@ def translate(error: libvirt.libvirtError, resource: str, action: str) -> Lvagen
     return HostError(resource, action, _HOOK.sub("", " ".join(message.split())))
 
 
-def _connecting(uri: str) -> Future[Connection]:
-    """A connection that a thread opens; an agent that ends does not wait for it."""
+DESCRIPTORS = 16
+"""What a new connection takes, and more. GLib, which libvirt uses, ends the process that has none left for it."""
+
+
+def opened(uri: str) -> Connection:
+    """A new connection to libvirtd. It waits as long as a libvirtd that hangs lets it.
+
+    :raise libvirt.libvirtError: there is none.
+    :raise Unavailable: no descriptors are left for it.
+    """
+    descriptors.spare(DESCRIPTORS)
+    return cast(Connection, libvirt.open(uri))
+
+
+def opening(uri: str, keepalive: tuple[int, int]) -> Future[Connection]:
+    """A connection that a thread opens; an agent that ends does not wait for it.
+
+    :param keepalive: seconds between two questions whether libvirtd is there, and how many may stay without an answer.
+    """
     future: Future[Connection] = Future()
 
     def connect() -> None:
         try:
-            made = cast(Connection, libvirt.open(uri))
-        except libvirt.libvirtError as error:
+            made = opened(uri)
+        except (libvirt.libvirtError, LvagentError) as error:
             future.set_exception(error)
             return
         with contextlib.suppress(libvirt.libvirtError):
-            made.setKeepAlive(5, 3)
+            made.setKeepAlive(*keepalive)
         future.set_result(made)
 
     threading.Thread(target=connect, name="libvirt-open", daemon=True).start()
     return future
 
 
+KEEPALIVE = (5, 3)
+"""A libvirtd that hangs is given up after some 20 s by who changes something: an error there costs a create."""
+
+
+class Hangs(Unavailable):
+    """libvirtd takes a connection, and says nothing."""
+
+
 class Line:
-    """One connection, opened when needed, again after it broke; at most ``CALLS`` calls at a time.
+    """One connection for one caller at a time, opened when needed, again after it broke.
 
     A libvirtd that hangs takes a connection and never answers it; keepalive begins after that. So it is opened in a
     thread beside, which the next caller finds still at it.
@@ -133,41 +164,80 @@ class Line:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._places = threading.BoundedSemaphore(CALLS)
-        self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._opening: Future[Connection] | None = None
 
-    @contextlib.contextmanager
-    def use(self, resource: str, action: str) -> Iterator[Connection]:
-        with self._places:
-            try:
-                yield self._open()
-            except libvirt.libvirtError as error:
-                raise translate(error, resource, action) from error
+    def open(self, seconds: float) -> Connection:
+        """The connection.
 
-    def _open(self) -> Connection:
-        with self._lock:
-            if self._connection is not None and self._connection.isAlive() == 1:
-                return self._connection
-            self._close()
-            self._opening = self._opening or _connecting(self._uri)
-            try:
-                self._connection = self._opening.result(timeout=OPEN_SECONDS)
-            except TimeoutError:
-                raise Unavailable("libvirtd", hint="it does not answer: is it stopped, or very busy?") from None
-            except libvirt.libvirtError:
-                self._opening = None
-                raise
-            self._opening = None
+        :param seconds: how long it may take.
+        :raise libvirt.libvirtError: there is no libvirtd.
+        :raise Hangs: it does not answer.
+        """
+        if self._connection is not None and self._connection.isAlive() == 1:
             return self._connection
+        self.close()
+        self._opening = self._opening or opening(self._uri, KEEPALIVE)
+        try:
+            self._connection = self._opening.result(timeout=seconds)
+        except TimeoutError:
+            raise Hangs("libvirtd", hint="it does not answer: is it stopped, or very busy?") from None
+        except (libvirt.libvirtError, LvagentError):
+            self._opening = None
+            raise
+        self._opening = None
+        return self._connection
 
-    def _close(self) -> None:
+    def close(self) -> None:
         if self._connection is not None:
             with contextlib.suppress(libvirt.libvirtError):
                 self._connection.close()
             self._connection = None
 
+
+class Lines:
+    """As many connections as calls may be in flight; the one that was used last is used next.
+
+    :param calls: at most; who comes after that waits.
+    """
+
+    def __init__(self, uri: str, calls: int) -> None:
+        self._free: queue.LifoQueue[Line] = queue.LifoQueue()
+        for _ in range(calls):
+            self._free.put(Line(uri))
+        self._hangs = False
+
+    @contextlib.contextmanager
+    def use(self, resource: str, action: str) -> Iterator[Connection]:
+        """A connection, for this caller alone.
+
+        :param resource: what he works on, for the error.
+        :param action: what he does, for the error.
+        :raise LvagentError: libvirt's error as ours.
+        """
+        line = self._free.get()
+        try:
+            yield self._opened(line)
+        except libvirt.libvirtError as error:
+            raise translate(error, resource, action) from error
+        finally:
+            self._free.put(line)
+
+    def _opened(self, line: Line) -> Connection:
+        try:
+            connection = line.open(HANGING_SECONDS if self._hangs else OPEN_SECONDS)
+        except Hangs:
+            self._hangs = True
+            raise
+        self._hangs = False
+        return connection
+
     def close(self) -> None:
-        with self._lock:
-            self._close()
+        """Close the connections that nobody uses; one with a call that hangs ends with the process."""
+        lines = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                lines.append(self._free.get_nowait())
+        for line in lines:
+            line.close()
+            self._free.put(line)

@@ -19,7 +19,7 @@ import libvirt
 import libvirt_qemu
 
 from lvagent.errors import Conflict, HostError, LvagentError, MonitorError, Unavailable
-from lvagent.host.libvirt_lines import Domain, Line, code_of
+from lvagent.host.libvirt_lines import Domain, Lines, code_of
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.names import ELEMENT_NAMESPACE
 
@@ -51,7 +51,7 @@ class Monitor:
     """
 
     def __init__(self, uri: str, *, seconds: float, send: Send = libvirt_qemu.qemuMonitorCommand) -> None:
-        self._line = Line(uri)
+        self._lines = Lines(uri, PLACES)
         self._seconds = seconds
         self._send = send
         self._guard = threading.Lock()
@@ -104,7 +104,7 @@ class Monitor:
             self._busy.discard(vm)
 
     def _sent(self, vm: str, text: str, flags: int) -> str:
-        with self._line.use(vm, "ask the monitor of") as connection:
+        with self._lines.use(vm, "ask the monitor of") as connection:
             domain = connection.lookupByName(vm)
             try:
                 domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, ELEMENT_NAMESPACE, libvirt.VIR_DOMAIN_AFFECT_LIVE)
@@ -118,7 +118,7 @@ class Monitor:
     def close(self) -> None:
         """Close the connection; a command that hangs ends with the process."""
         if not self._busy:
-            self._line.close()
+            self._lines.close()
 
 
 class _Call:

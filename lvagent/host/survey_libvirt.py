@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lxml import etree
 
-from lvagent.host.libvirt_lines import Line
+from lvagent.host.libvirt_lines import Lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +27,14 @@ def ask(uri: str, kind: str, machine: str) -> LibvirtFacts:
     :raise Unavailable: it cannot be reached.
     :raise HostError: it has no such emulator.
     """
-    line = Line(uri)
+    lines = Lines(uri, 1)
     try:
-        with line.use("libvirt", "ask") as connection:
+        with lines.use("libvirt", "ask") as connection:
             text = connection.getDomainCapabilities(None, "x86_64", machine, kind, 0)
             found = etree.fromstring(text.encode()).findtext("path")
             return LibvirtFacts(connection.getLibVersion(), connection.getVersion(), found or "")
     finally:
-        line.close()
+        lines.close()
 
 
 def version_text(number: int) -> str:

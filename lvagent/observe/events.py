@@ -9,11 +9,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import libvirt
 import libvirt_qemu
 
+from lvagent.errors import LvagentError
+from lvagent.host.libvirt_lines import opening
 from lvagent.observe import words
 from lvagent.observe.intake import Event, Intake, Plain
 from lvagent.spec import names
@@ -25,9 +29,13 @@ RETRY_SECONDS = 1.0
 MAX_DATA = 1024
 """Characters of what qemu tells with an event."""
 
-KEEPALIVE = (2, 2)
+KEEPALIVE = (2, 1)
 """Seconds between questions whether libvirtd is there, and how many may stay without an answer: a hung one is noticed
-in six. Nothing is lost by an error here: what is at work has connections of its own, with more patience."""
+in four to six (libvirt counts whole seconds). Nothing is lost by an error here: what is at work has connections of
+its own, with more patience."""
+
+PATIENCE = 3.0
+"""Seconds that a new connection may take (10 ms are usual) until libvirtd is said to hang."""
 
 
 def run_event_loop() -> None:
@@ -75,21 +83,35 @@ class LibvirtEvents:
                     lost.wait(0.5)
                 if lost.is_set():
                     self._on_loss()
-                with contextlib.suppress(libvirt.libvirtError):
-                    connection.close()
+                _close(connection)
             self._stopped.wait(0.1 if connection is not None else RETRY_SECONDS)
 
     def _connect(self, lost: threading.Event) -> libvirt.virConnect | None:
+        connection: libvirt.virConnect | None = None
         try:
-            connection = libvirt.open(self._uri)
-            connection.setKeepAlive(*KEEPALIVE)
+            connection = self._await(opening(self._uri, KEEPALIVE))
+            if connection is None:
+                return None
             connection.registerCloseCallback(lambda _connection, _reason, _opaque: lost.set(), None)
             connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._life, None)
-        except libvirt.libvirtError as error:
+        except (libvirt.libvirtError, LvagentError) as error:
             log.debug("no events: %s", error)
+            self._on_loss()
+            _close(connection)
             return None
         self._register_others(connection)
         return connection
+
+    def _await(self, opened: Future[libvirt.virConnect]) -> libvirt.virConnect | None:
+        """The connection when it is open; None if nobody wants it any more."""
+        began = time.monotonic()
+        while not self._stopped.is_set():
+            try:
+                return opened.result(timeout=0.5)
+            except TimeoutError:
+                if time.monotonic() - began > PATIENCE:
+                    self._on_loss()
+        return None
 
     def _register_others(self, connection: libvirt.virConnect) -> None:
         """Register for what some drivers do not have; without it the agent knows less, and works."""
@@ -121,3 +143,9 @@ class LibvirtEvents:
         name = domain.name()
         if names.VM_ID.match(name):
             self._intake.put(Event(name, kind, detail))
+
+
+def _close(connection: libvirt.virConnect | None) -> None:
+    if connection is not None:
+        with contextlib.suppress(libvirt.libvirtError):
+            connection.close()

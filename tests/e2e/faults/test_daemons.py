@@ -92,13 +92,41 @@ def test_readiness_and_age_are_told_at_once_when_libvirtd_dies(host: Faulty) -> 
 
 
 def test_reads_answer_while_libvirtd_hangs_and_a_create_waits_for_it(host: Faulty) -> None:
-    """Shorter than keepalive's patience; docs/reliability.md says what is beyond it."""
+    """Shorter than keepalive's patience."""
     with frozen(host, daemons.pid(host.lab, daemons.LIBVIRTD_PID)):
         call = Call(lambda: host.put(first()))
         check(read(host, 8))
         assert (ready(host), stale(host)) == (False, True)
     assert call.join() == 201
     host.until(lambda: ready(host) and not stale(host), "it does not see libvirtd", 30)
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_libvirtd_hangs_for_half_a_minute_with_many_calls_at_work(host: Faulty) -> None:
+    """Longer than keepalive's patience: the calls at work are given up, and libvirtd makes them when it goes on."""
+    before, agent = host.steady(), host.lab.agent_pid
+    vms = [vm(number, nic(host=number)) for number in range(20, 32)]
+    calls = [Call(lambda one=one: host.put(one)) for one in vms]  # type: ignore[misc]
+    time.sleep(0.3)
+    with frozen(host, daemons.pid(host.lab, daemons.LIBVIRTD_PID)):
+        check(read(host, 10))
+        assert (ready(host), stale(host)) == (False, True)
+        check(read(host, 14))
+        began = time.monotonic()
+        assert host.put(first()) == 503
+        assert time.monotonic() - began < 3
+        check(read(host, 3))
+    answers = [call.join() for call in calls]
+    assert set(answers) <= {201, 202, 503}, answers  # 202: it takes long
+    assert set(answers) != {201}, "nothing was at work"
+    host.until(lambda: ready(host) and not stale(host), "it does not see libvirtd", 30)
+    assert host.lab.agent_pid == agent
+    for spec in vms:
+        assert host.put(spec) in (200, 201)
+        assert host.lab.api("DELETE", f"/v1/vms/{spec['id']}").status == 204
+    host.settles(before)
+    assert host.put(first()) == 201
 
 
 # qemu
@@ -140,7 +168,7 @@ def test_no_space_left(host: Faulty, folder: str, phase: str) -> None:
 
 
 def test_no_descriptors_left(host: Faulty) -> None:
-    """libvirt's library ends a process that it cannot make a pipe in; that is one more kill at some step."""
+    """GLib, which libvirt uses, ends a process that has none for it; so libvirt is not called without."""
     before = host.steady()
     agent = host.lab.agent_pid
     limit = re.findall(r"Max open files\s+(\d+)\s+(\d+)", Path(f"/proc/{agent}/limits").read_text())[0]
@@ -148,8 +176,8 @@ def test_no_descriptors_left(host: Faulty) -> None:
     few = len(os.listdir(f"/proc/{agent}/fd")) + 3
     host.lab.run([*limits, f"--nofile={few}:{limit[1]}"])
     assert Call(lambda: host.put(first())).join() in (0, 500, 503)  # 0: not even the connection could be taken
-    host.lab.run([*limits, f"--nofile={limit[0]}:{limit[1]}"], check=False)
-    host.revive()
+    host.lab.run([*limits, f"--nofile={limit[0]}:{limit[1]}"])
+    assert host.lab.agent_pid == agent
     host.settles(before)
     assert host.put(first()) == 201
 
