@@ -83,7 +83,10 @@ def check_taps(vm: str, spec: VmConfig, taps: frozenset[str]) -> None:
     """
     unknown = taps - {names.tap(vm, nic.position) for nic in spec.networks}
     if unknown:
-        hint = f"PUT its spec again; one that was saved with an older spec: virsh managedsave-remove {vm}"
+        hint = (
+            f"PUT its spec again; one that was saved with an older spec: virsh managedsave-remove {vm}; "
+            f"a snapshot of an older spec: lvagent vm accept {vm}, then revert again"
+        )
         port = f"port {', '.join(sorted(unknown))} of {vm}"
         raise HostError(port, "plug", f"its spec has no such network ({hint})")
 

@@ -71,7 +71,7 @@ class Reader:
             config, live = (parse_element(text) if text else None for text in texts)
         except SpecError as error:
             return Domain(record.vm, None, trouble=f"its element of lvagent cannot be read: {error}")
-        wish = config or live
+        wish = max((one for one in (config, live) if one), key=lambda one: one.revision, default=None)
         if wish is None or wish.spec.id != record.vm:
             return None
         return self._ours(record, wish, (live or wish) if record.state.active else wish)
