@@ -20,7 +20,7 @@ from lvagent.agent.locks import VmLocks
 from lvagent.agent.networks import Networks
 from lvagent.agent.plug import entry_of
 from lvagent.agent.ports import Domains, VolumeFolders
-from lvagent.agent.remnants import tidy_secret
+from lvagent.agent.remnants import keep_secret, tidy_secret
 from lvagent.agent.trace import Trace
 from lvagent.agent.vms import ABSENT_WITH_VOLUMES, Vms
 from lvagent.agent.wishes import with_live_fields
@@ -86,6 +86,9 @@ class Recovery:
         self._index.loaded = True
         for vm, slots in sorted(secrets.items()):
             self._secret(vm, slots)
+        for entry in self._index.all():
+            if entry.spec.user_data is not None and entry.spec.id not in secrets:
+                self._keep_secret(entry.spec.id)
         self._wake()
         point("sweep.settled")
         self._converge(force=force)
@@ -293,6 +296,15 @@ class Recovery:
                 tidy_secret(self._domains, entry)
             elif held and entry is None and self._domains.record(vm) is None:
                 self._domains.drop_secret(vm)
+
+    def _keep_secret(self, vm: str) -> None:
+        with self._locks.attempt(vm) as held:
+            entry = self._index.get(vm)
+            if held and entry is not None and entry.phase is Phase.LIVE:
+                try:
+                    keep_secret(self._domains, entry)
+                except LvagentError as error:
+                    log.warning("%s: %s", vm, error)
 
     def _converge(self, *, force: bool) -> None:
         """Bring every VPC to what is wanted, and then take away what is not, unless that is too much."""
