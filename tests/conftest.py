@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests import golden
+from tests import golden, guard
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -15,7 +15,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tell the comparer what was asked for."""
+    """Guard the run, and tell the comparer what was asked for."""
+    guard.begin()
     golden.regenerate = bool(config.getoption("--regenerate"))
 
 

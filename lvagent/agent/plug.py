@@ -24,16 +24,20 @@ from lvagent.agent.timeline import Recorder
 from lvagent.agent.trace import Trace
 from lvagent.errors import HostError, LvagentError
 from lvagent.failpoints import point
+from lvagent.host.libvirt import DomainState
 from lvagent.render.element import Element, find_element, parse_element
 from lvagent.spec import names
 from lvagent.spec.claims import Below
-from lvagent.spec.status import PhaseTime
+from lvagent.spec.status import PhaseTime, State
 from lvagent.spec.vm import VmConfig
 
 log = logging.getLogger(__name__)
 
 HOOK_PHASES = ("plug", "hook")
 """The phases that the agent measures while libvirt waits for the hook: moving taps, and all it does."""
+
+STARTING = DomainState(State.PENDING, "starting up", active=True)
+"""What is shown of a VM that only its hook tells of: it migrates here, say, or was started before the first sweep."""
 
 LOCK_SECONDS = 5.0
 """How long a hook waits for the lock of a VPC; libvirt has no time limit of its own for hooks."""
@@ -83,7 +87,10 @@ def check_taps(vm: str, spec: VmConfig, taps: frozenset[str]) -> None:
     """
     unknown = taps - {names.tap(vm, nic.position) for nic in spec.networks}
     if unknown:
-        hint = f"PUT its spec again; one that was saved with an older spec: virsh managedsave-remove {vm}"
+        hint = (
+            f"PUT its spec again; one that was saved with an older spec: virsh managedsave-remove {vm}; "
+            f"a snapshot of an older spec: lvagent vm accept {vm}, then revert again"
+        )
         port = f"port {', '.join(sorted(unknown))} of {vm}"
         raise HostError(port, "plug", f"its spec has no such network ({hint})")
 
@@ -181,7 +188,7 @@ class Plugger:
         if made.spec.id != vm:
             raise HostError(vm, "plug", f"its element is that of {made.spec.id}")
         self._index.check_start(made.spec)
-        self._index.adopt(made)
+        self._index.adopt(dataclasses.replace(made, domain=STARTING))
         return made
 
     def _serve(self, spec: VmConfig) -> None:

@@ -20,7 +20,7 @@ from lvagent.agent.locks import VmLocks
 from lvagent.agent.networks import Networks
 from lvagent.agent.plug import entry_of
 from lvagent.agent.ports import Domains, VolumeFolders
-from lvagent.agent.remnants import tidy_secret
+from lvagent.agent.remnants import keep_secret, tidy_secret
 from lvagent.agent.trace import Trace
 from lvagent.agent.vms import ABSENT_WITH_VOLUMES, Vms
 from lvagent.agent.wishes import with_live_fields
@@ -86,6 +86,9 @@ class Recovery:
         self._index.loaded = True
         for vm, slots in sorted(secrets.items()):
             self._secret(vm, slots)
+        for entry in self._index.all():
+            if entry.spec.user_data is not None and entry.spec.id not in secrets:
+                self._keep_secret(entry.spec.id)
         self._wake()
         point("sweep.settled")
         self._converge(force=force)
@@ -119,6 +122,23 @@ class Recovery:
             if known is not None and known.phase is Phase.LIVE:
                 found = edits(known, record, _element(record.config))
                 self._index.update(record.vm, lambda now: dataclasses.replace(now, edits=found))
+                self._mark(known, record)
+
+    def _mark(self, entry: Entry, record: DomainRecord) -> None:
+        """See that the live copy of our element says what was plugged.
+
+        That of a guest that was restored, or reverted to a snapshot, says what it had when it was saved. An agent that
+        starts later would believe it, and look for the ports of a running guest in the wrong place.
+        """
+        live = _element(record.live)
+        if live is None or entry.applied is None or live.spec.id != record.vm:
+            return
+        told = dataclasses.replace(entry.applied, user_data=None)
+        if live.revision < entry.revision or live.spec != told:
+            try:
+                self._vms.mark_live(entry, entry.applied)
+            except LvagentError as error:  # a job (a save, a migration) forbids it: the next sweep tries again
+                log.info("%s: %s", record.vm, error)
 
     def _settle(self, vm: str, record: DomainRecord | None) -> None:
         if self._may_be_old(vm, record):
@@ -130,7 +150,7 @@ class Recovery:
             log.info("%s: going on with its delete", vm)
             self._vms.delete(entry, Trace(), grace=0, volumes=entry.power == ABSENT_WITH_VOLUMES)
         elif entry.outdated:
-            return  # shown, never obeyed by itself
+            self._mark(entry, record)  # shown, never obeyed by itself
         elif entry.created is None and not record.state.active:
             self._discard(entry)
         elif entry.created is None:
@@ -139,6 +159,7 @@ class Recovery:
         else:
             if entry.making:
                 self._vms.unmake(entry)
+            self._mark(entry, record)
             self._revive(entry, record)
 
     def _may_be_old(self, vm: str, record: DomainRecord | None) -> bool:
@@ -275,6 +296,15 @@ class Recovery:
                 tidy_secret(self._domains, entry)
             elif held and entry is None and self._domains.record(vm) is None:
                 self._domains.drop_secret(vm)
+
+    def _keep_secret(self, vm: str) -> None:
+        with self._locks.attempt(vm) as held:
+            entry = self._index.get(vm)
+            if held and entry is not None and entry.phase is Phase.LIVE:
+                try:
+                    keep_secret(self._domains, entry)
+                except LvagentError as error:
+                    log.warning("%s: %s", vm, error)
 
     def _converge(self, *, force: bool) -> None:
         """Bring every VPC to what is wanted, and then take away what is not, unless that is too much."""

@@ -1,4 +1,4 @@
-"""What of a VM outlives its wish if nobody looks: user data of other revisions, the log of its console."""
+"""What of a VM outlives its wish if nobody looks, or does not: user data in secrets, the log of its console."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ def tidy_secret(domains: Domains, entry: Entry) -> None:
         domains.drop_secret(entry.spec.id, None if entry.spec.user_data is None else entry.revision)
     except LvagentError as error:
         log.warning("%s: %s", entry.spec.id, error)
+
+
+def keep_secret(domains: Domains, entry: Entry) -> None:
+    """See that libvirt has the user data that is known here: somebody may have undefined its secret."""
+    vm, user_data = entry.spec.id, entry.spec.user_data
+    if user_data is not None and domains.secret(vm, entry.revision) is None:
+        log.warning("%s: its user data was gone from libvirt's secrets, keeping it again", vm)
+        domains.set_secret(vm, user_data, entry.revision)
 
 
 def drop_log(options: DomainOptions, vm: str) -> None:

@@ -30,6 +30,9 @@ CONSOLE_BYTES = 2048
 QUIET_ENDS = ("stopped", "shut down by the guest", "saved", "migrated away")
 """Reasons of an end that somebody wanted."""
 
+STEP_SECONDS = 1.0
+"""A time that is earlier by more than this than what was written before it: the clock was set back."""
+
 Detail = Mapping[str, object]
 
 
@@ -54,6 +57,8 @@ class _Note:
     kind: str
     detail: Detail
     vpcs: tuple[str, ...]
+    noted: float | None = None
+    """When it was seen, if that was later than when it happened."""
 
 
 class Timeline:
@@ -78,7 +83,9 @@ class Timeline:
 
         :param at: when (Unix time); None: now.
         """
-        self._put(_Note(vm, time.time() if at is None else at, kind, detail, self._vpcs.get(vm, ())))
+        now = time.time()
+        vpcs = self._vpcs.get(vm, ())
+        self._put(_Note(vm, now, kind, detail, vpcs) if at is None else _Note(vm, at, kind, detail, vpcs, noted=now))
 
     def _put(self, note: _Note) -> None:
         """Into the queue, if there is room."""
@@ -154,15 +161,17 @@ class Timeline:
             if known is not None and known.get("detail") == note.detail:
                 return
             kind = "state"
-        self._append(note.vm, note.at, kind, note.detail, note.vpcs)
+        self._append(note, kind, note.detail)
         if kind == "state" and _ended_badly(note.detail):
             with contextlib.suppress(OSError):
                 tail = self._console(note.vm, CONSOLE_BYTES).decode(errors="replace")
                 if tail:
-                    self._append(note.vm, note.at, CONSOLE, {"tail": tail}, note.vpcs)
+                    self._append(note, CONSOLE, {"tail": tail})
 
-    def _append(self, vm: str, at: float, kind: str, detail: Detail, vpcs: tuple[str, ...]) -> None:
-        self._pages.append(vm, {"at": at, "kind": kind, "vpcs": vpcs, "detail": dict(detail)})
+    def _append(self, note: _Note, kind: str, detail: Detail) -> None:
+        noted = {} if note.noted is None else {"noted": note.noted}
+        line = {"at": note.at, **noted, "kind": kind, "vpcs": note.vpcs, "detail": dict(detail)}
+        self._pages.append(note.vm, line)
 
     # reading
 
@@ -173,7 +182,7 @@ class Timeline:
 
     def written(self, vm: str) -> tuple[TimelineEntry, ...]:
         """As ``entries``, but for what is not written yet: for who must not wait."""
-        found = sorted(self._pages.read(vm), key=_at)
+        found = _in_order(self._pages.read(vm))
         return tuple(entry for line in found if (entry := _entry(line)) is not None)
 
     def flush(self, seconds: float = 5) -> None:
@@ -210,9 +219,26 @@ def _ended_badly(detail: Detail) -> bool:
     return detail.get("state") == State.STOPPED and bool(detail.get("reason")) and detail["reason"] not in QUIET_ENDS
 
 
-def _at(line: Mapping[str, object]) -> float:
-    at = line.get("at")
-    return float(at) if isinstance(at, int | float) else 0.0
+def _in_order(lines: Iterable[dict[str, object]]) -> list[dict[str, object]]:
+    """Lines as they were written, in the order in which it happened.
+
+    That is by time, for of some things is written later than they happened; but a clock may be set back, and what was
+    written afterwards came afterwards.
+    """
+    run, latest = 0, 0.0
+    found: list[tuple[int, float, dict[str, object]]] = []
+    for line in lines:
+        at = _number(line.get("at"))
+        noted = _number(line.get("noted", at))
+        if noted < latest - STEP_SECONDS:
+            run, latest = run + 1, 0.0
+        latest = max(latest, noted)
+        found.append((run, min(at, noted), line))
+    return [line for _, _, line in sorted(found, key=lambda one: one[:2])]
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _entry(line: Mapping[str, object]) -> TimelineEntry | None:
@@ -220,4 +246,4 @@ def _entry(line: Mapping[str, object]) -> TimelineEntry | None:
     detail, vpcs = line.get("detail"), line.get("vpcs")
     if not isinstance(detail, dict) or not isinstance(vpcs, list):
         return None
-    return TimelineEntry(iso_time(_at(line)), str(line.get("kind")), tuple(map(str, vpcs)), detail)
+    return TimelineEntry(iso_time(_number(line.get("at"))), str(line.get("kind")), tuple(map(str, vpcs)), detail)

@@ -11,7 +11,7 @@ from lvagent.agent.lookout import Lookout
 from lvagent.agent.parts import Parts
 from lvagent.errors import NotFound
 from lvagent.host import files
-from lvagent.spec.status import FirewallView, ImageView, SubnetView, TimelineEntry, VpcView
+from lvagent.spec.status import FirewallView, ImageView, SubnetView, TimelineEntry, VpcView, named
 
 
 class Told:
@@ -81,10 +81,7 @@ class Told:
 
     def vpc(self, name: str) -> VpcView:
         """One VPC."""
-        for view in self.vpcs():
-            if view.name == name:
-                return view
-        raise NotFound("vpc", name)
+        return named("vpc", self.vpcs(), name)
 
     def subnets(self) -> Sequence[SubnetView]:
         """All subnets, by name."""
@@ -92,10 +89,7 @@ class Told:
 
     def subnet(self, name: str) -> SubnetView:
         """One subnet."""
-        for view in self.subnets():
-            if view.name == name:
-                return view
-        raise NotFound("subnet", name)
+        return named("subnet", self.subnets(), name)
 
     def images(self) -> Sequence[ImageView]:
         """The images a volume can be made from."""

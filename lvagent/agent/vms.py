@@ -305,11 +305,12 @@ class Vms:
         self._domains.define(vm, self.xml(new))
         point("change.defined")
         if new.applied is not None and old.applied is not None:
-            undo.add(self._mark_live, old, old.applied)
-            self._mark_live(new, new.applied)
+            undo.add(self.mark_live, old, old.applied)
+            self.mark_live(new, new.applied)
         point("change.marked")
 
-    def _mark_live(self, entry: Entry, applied: VmConfig) -> None:
+    def mark_live(self, entry: Entry, applied: VmConfig) -> None:
+        """Write into the live copy of the element what the guest runs with."""
         told = dataclasses.replace(entry, created=None)  # the mark belongs to the config copy
         self._domains.set_element(entry.spec.id, self.element(told, applied), config=False, live=True)
 

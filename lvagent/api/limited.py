@@ -32,6 +32,7 @@ from lvagent.spec.status import (
     TimelineEntry,
     VmStatus,
     VpcView,
+    named,
 )
 from lvagent.spec.strays import StraysView, StrayView, SweepView
 from lvagent.spec.vm import VmConfig
@@ -215,10 +216,7 @@ class Limited:
 
     def vpc(self, name: str) -> VpcView:
         """One VPC of his."""
-        for view in self.vpcs():
-            if view.name == name:
-                return view
-        raise NotFound("vpc", name)
+        return named("vpc", self.vpcs(), name)
 
     def subnets(self) -> Sequence[SubnetView]:
         """The subnets of his VPCs."""
@@ -227,10 +225,7 @@ class Limited:
 
     def subnet(self, name: str) -> SubnetView:
         """One subnet of his VPCs."""
-        for view in self.subnets():
-            if view.name == name:
-                return view
-        raise NotFound("subnet", name)
+        return named("subnet", self.subnets(), name)
 
     # the host
 

@@ -112,7 +112,8 @@ def _domain(one: Domain) -> Iterator[Finding]:
     if one.volumes and not one.stage:
         yield failed(one.vm, one.volumes, "it cannot start: put the file back, or delete the VM")
     if one.lost_secret:
-        yield failed(one.vm, "its user data is gone: libvirt has no such secret", "PUT its spec again, with user_data")
+        remedy = "lvagent doctor --fix, while an agent runs that knows it; else PUT its spec again, with user_data"
+        yield failed(one.vm, "its user data is gone: libvirt has no such secret", remedy, SWEEP)
 
 
 def _secrets(site: Site) -> Iterator[Finding]:
@@ -147,6 +148,7 @@ class _Wish:
         self.vpc = vpc
         self.policy = site.policy
         inside = [one for one in site.domains if one.spec is not None and vpc in one.spec.vpcs]
+        self.lost = any(one.lost_secret for one in inside)  # then nobody here knows what should be served
         self.may = [one.spec for one in inside if one.spec is not None]
         self.must = [one.spec for one in inside if one.spec is not None and not one.stage]
 
@@ -229,7 +231,7 @@ def _metadata(wish: _Wish, there: VpcFacts) -> Iterator[Finding]:
         return
     elif there.metadata is None:
         yield failed(vpc, "no metadata is served in it: guests get no keys", "", SWEEP)
-    elif there.metadata not in (imds.digest(must), imds.digest(may)):
+    elif not wish.lost and there.metadata not in (imds.digest(must), imds.digest(may)):
         yield failed(vpc, "its metadata is other than the specs say", "", SWEEP)
 
 

@@ -6,9 +6,8 @@ sweep: the running agent's, or, if none runs, one of an agent made for it, which
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from lvagent import install, main
@@ -20,7 +19,7 @@ from lvagent.doctor.fsck import OURS, Site
 from lvagent.errors import HostError, LvagentError
 from lvagent.host import bridge_netfilter, files, links, netns, survey, sysctl
 from lvagent.host.dnsmasq import DhcpServer
-from lvagent.host.netspace import Netspace, translated
+from lvagent.host.netspace import opened, translated
 from lvagent.spec import names
 
 AskAgent = Callable[[], bool]
@@ -69,8 +68,8 @@ class Repairer:
     def _remove_link(self, space: str, name: str) -> None:
         """Delete a link outside of VPCs, if it still bears our mark."""
         with translated(name, "remove"), opened(self._path(space)) as there:
-            found = there.find([name]).get(name)
-            if found is not None and found.group == names.LINK_GROUP and name.startswith(OURS):
+            found = None if there is None else there.find([name]).get(name)
+            if there is not None and found is not None and found.group == names.LINK_GROUP and name.startswith(OURS):
                 there.send([links.delete(name)])
 
     def _set(self, space: str, name: str, value: int) -> None:
@@ -90,7 +89,8 @@ class Repairer:
         for nic in nics:
             if names.tap(vm, nic.position) == tap:
                 with self._locks.wires(nic.netname), translated(tap, "plug"), opened(self._path(nic.netname)) as there:
-                    there.send([links.forward(link, nic.mac) for link in there.find([tap]).values()])
+                    if there is not None:
+                        there.send([links.forward(link, nic.mac) for link in there.find([tap]).values()])
 
     def _sweep(self) -> None:
         if self._ask():
@@ -104,16 +104,6 @@ class Repairer:
                     raise HostError("the host", "sweep", agent.held or agent.trouble)
             finally:
                 agent.close()
-
-
-@contextlib.contextmanager
-def opened(path: str) -> Iterator[Netspace]:
-    """A namespace, open for a while."""
-    space = Netspace(path)
-    try:
-        yield space
-    finally:
-        space.close()
 
 
 def _mend(folder: Path, mode: int) -> None:

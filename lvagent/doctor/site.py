@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import suppress
 
 from lvagent.agent.policy import policy
 from lvagent.agent.vms import ABSENT, ABSENT_WITH_VOLUMES
@@ -16,7 +16,7 @@ from lvagent.host import netns, survey, sysctl
 from lvagent.host.dnsmasq import DhcpServer
 from lvagent.host.imds import MetadataService
 from lvagent.host.libvirt import DomainRecord, Hypervisor
-from lvagent.host.netspace import Netspace, translated
+from lvagent.host.netspace import opened, translated
 from lvagent.host.network import Network
 from lvagent.host.run import run
 from lvagent.host.volumes import VolumeStore
@@ -71,7 +71,7 @@ class Reader:
             config, live = (parse_element(text) if text else None for text in texts)
         except SpecError as error:
             return Domain(record.vm, None, trouble=f"its element of lvagent cannot be read: {error}")
-        wish = config or live
+        wish = max((one for one in (config, live) if one), key=lambda one: one.revision, default=None)
         if wish is None or wish.spec.id != record.vm:
             return None
         return self._ours(record, wish, (live or wish) if record.state.active else wish)
@@ -119,16 +119,16 @@ class Reader:
         return f"{self._settings.paths.netns}/{space}"
 
     def _wrong(self, space: str, values: Mapping[str, int]) -> dict[str, tuple[str, int]]:
-        if not netns.exists(self._path(space)):
-            return {}
         with translated(space, "read the sysctls of"):
-            return survey.wrong_sysctls(self._path(space), values)
+            try:
+                return survey.wrong_sysctls(self._path(space), values)
+            except netns.NameGone:
+                return {}
 
     def _fdb(self, vpc: str) -> Iterator[tuple[str, str]]:
         """The forwarding entries of taps that do not age."""
-        if not netns.exists(self._path(vpc)):
-            return
-        with translated(vpc, "read the FDB of"):
+        text = ""
+        with translated(vpc, "read the FDB of"), suppress(netns.NameGone):
             text = netns.inside(self._path(vpc), lambda: run(["bridge", "-j", "fdb", "show"]))
         for one in json.loads(text or "[]"):
             if names.tap_owner(str(one.get("ifname"))) and one.get("state") in ("static", "permanent"):
@@ -136,24 +136,11 @@ class Reader:
 
     def _links(self, space: str) -> Iterator[tuple[str, str]]:
         """The links of ours in a namespace outside of VPCs."""
-        with _opened(self._path(space) if space else "") as there:
+        with translated(space or "the root namespace", "read"), opened(self._path(space) if space else "") as there:
             if there is not None:
                 for link in there.links().values():
                     if link.group == names.LINK_GROUP:
                         yield space, link.name
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[Netspace | None]:
-    if path and not netns.exists(path):
-        yield None
-        return
-    with translated(path or "the root namespace", "read"):
-        space = Netspace(path)
-    try:
-        yield space
-    finally:
-        space.close()
 
 
 def _stage(wish: Element, active: bool) -> str:

@@ -175,6 +175,9 @@ def regular_file(stack: ExitStack, folder: int, path: str, at: str) -> int:
     return file
 
 
+_NOT_HIS_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
+
+
 def refusal(at: str, error: OSError, what: str) -> LvagentError:
     """What an error of ``open_beneath`` tells the caller who sent the path."""
     reasons = {
@@ -186,4 +189,6 @@ def refusal(at: str, error: OSError, what: str) -> LvagentError:
     }
     if error.errno == errno.ENOSYS:
         return HostError("openat2", "use", "the kernel does not have it", hint="Linux 5.6 or later is needed")
+    if error.errno in _NOT_HIS_FAULT:
+        return HostError(at, "open", str(error.strerror))
     return SpecError(at, f"{what} {reasons.get(error.errno or 0, f'cannot be opened: {error.strerror}')}")

@@ -22,7 +22,7 @@ from lvagent.errors import HostError
 from lvagent.host import bridge_netfilter, files, links, netns, nft_read, sysctl
 from lvagent.host.links import Link
 from lvagent.host.netlink import Message
-from lvagent.host.netspace import Netspace, translated
+from lvagent.host.netspace import Netspace, open_named, translated
 from lvagent.plan.resources import Bridge, Fabric, Veth, Vxlan
 from lvagent.render.elements import GUARD_SETS, Element
 from lvagent.render.nft import base, base_digest, change
@@ -78,7 +78,8 @@ class FabricSide:
             if self._open is not None and self._open.inode != inode:
                 self.close()
             if self._open is None and inode is not None:
-                self._open = Netspace(self._path)
+                with translated(self._name, "enter"):
+                    self._open = open_named(self._path)
             return self._open
 
     def needed(self) -> Netspace:

@@ -34,6 +34,10 @@ _OURS = "/proc/thread-self/ns/net"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+class NameGone(OSError):
+    """No namespace has this name: there never was one, or it went away just now."""
+
+
 def _check(result: int, what: str) -> None:
     if result:
         code = ctypes.get_errno()
@@ -49,20 +53,31 @@ def inside(path: str, function: Callable[[], T]) -> T:
     """Call a function in the namespace named by ``path`` (such as /run/netns/vpc-aaaaaaaaaa; empty: where we are).
 
     :return: what the function returns.
-    :raise OSError: there is no such namespace. Whatever the function raises comes through as it is.
+    :raise NameGone: there is no such namespace. Whatever the function raises comes through as it is.
+    :raise OSError: it cannot be entered.
     """
     if not path:
         return function()
 
     def body() -> T:
+        _enter_named(path)
+        return function()
+
+    return in_thread(body)
+
+
+def _enter_named(path: str) -> None:
+    try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             enter(descriptor)
         finally:
             os.close(descriptor)
-        return function()
-
-    return in_thread(body)
+    except OSError as error:
+        # A name that comes or goes is, for a moment, a file that no namespace is mounted on (EINVAL).
+        if error.errno in (errno.ENOENT, errno.EINVAL):
+            raise NameGone(error.errno, "there is no such namespace", path) from error
+        raise
 
 
 def in_thread(body: Callable[[], T]) -> T:

@@ -46,7 +46,8 @@ class Netspace:
     """A namespace, open.
 
     :param path: its name, such as /run/netns/vpc-aaaaaaaaaa; '' for the one of the calling thread.
-    :raise OSError: there is no such namespace.
+    :raise netns.NameGone: there is no such namespace.
+    :raise OSError: it cannot be entered, or there is no room for its sockets.
     """
 
     def __init__(self, path: str) -> None:
@@ -108,3 +109,28 @@ class Netspace:
             if pair is not None:
                 found.setdefault(pair[0], set()).add(pair[1])
         return {index: frozenset(there) for index, there in found.items()}
+
+
+def open_named(path: str) -> Netspace | None:
+    """The namespace of a name, open; None if there is none, or none any more.
+
+    :raise OSError: it cannot be entered.
+    """
+    try:
+        return Netspace(path)
+    except netns.NameGone:
+        return None
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[Netspace | None]:
+    """A namespace, open for a while; None if there is none of that name.
+
+    :raise OSError: it cannot be entered.
+    """
+    space = open_named(path)
+    try:
+        yield space
+    finally:
+        if space is not None:
+            space.close()

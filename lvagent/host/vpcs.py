@@ -6,18 +6,15 @@ something holds it. What is open is used only while the name still stands for it
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 
 from lvagent.config import FilterSettings
 from lvagent.errors import HostError
 from lvagent.host import netns
-from lvagent.host.netspace import Netspace, translated
+from lvagent.host.netspace import open_named, translated
 from lvagent.host.vpc import VpcSide
 from lvagent.spec import names
-
-_LOOKS = 5
 
 
 class VpcSides:
@@ -55,14 +52,16 @@ class VpcSides:
 
         It may go away, or come anew, between the look and the entering; then it is looked for again.
         """
-        for _ in range(_LOOKS):
-            with contextlib.suppress(HostError):
-                return self._find(vpc)
-        return self._find(vpc)
-
-    def _find(self, vpc: str) -> VpcSide | None:
         path = self.path(vpc)
-        inode = netns.inode(path) if netns.exists(path) else None
+        while (inode := netns.inode(path) if netns.exists(path) else None) is not None:
+            side = self._known(vpc, inode) or self._enter(vpc, path)
+            if side is not None:
+                return side
+        self._known(vpc, None)
+        return None
+
+    def _known(self, vpc: str, inode: int | None) -> VpcSide | None:
+        """The one that is open, if it still is what the name stands for; else it is let go of."""
         with self._guard:
             side = self._open.get(vpc)
             if side is not None and side.space.inode == inode:
@@ -70,13 +69,20 @@ class VpcSides:
             self._open.pop(vpc, None)
         if side is not None:
             side.close()
-        return None if inode is None else self._enter(vpc, path)
+        return None
 
-    def _enter(self, vpc: str, path: str) -> VpcSide:
+    def _enter(self, vpc: str, path: str) -> VpcSide | None:
+        """Open it; None if it went away meanwhile."""
         with translated(vpc, "enter"):
-            side = VpcSide(vpc, Netspace(path), self._limits)
+            space = open_named(path)
+            if space is None:
+                return None
+            side = VpcSide(vpc, space, self._limits)
         with self._guard:
-            return self._open.setdefault(vpc, side)
+            first = self._open.setdefault(vpc, side)
+        if first is not side:  # another thread was faster
+            side.close()
+        return first
 
     def needed(self, vpc: str) -> VpcSide:
         """A VPC's namespace, opened.

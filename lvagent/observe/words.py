@@ -64,6 +64,17 @@ class Kind:
         return value if isinstance(value, str | int | float | None) else str(value)
 
 
+class JobKind(Kind):
+    """The end of a job: its callback is told all figures at once, by libvirt's names; ``members`` are those of use."""
+
+    __slots__ = ()
+
+    def detail(self, values: Sequence[object]) -> dict[str, Plain]:
+        """What a callback was told, as far as libvirt told it."""
+        figures = values[0] if values and isinstance(values[0], Mapping) else {}
+        return {name: self._plain(name, figures[name]) for name in self.members if name in figures}
+
+
 _JOBS = ("unknown", "pull", "copy", "commit", "active commit", "backup")
 
 KINDS: Mapping[int, Kind] = {
@@ -93,10 +104,20 @@ KINDS: Mapping[int, Kind] = {
         {"state": ("unknown", "connected", "disconnected"), "reason": ("unknown", "domain started", "channel")},
     ),
     libvirt.VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION: Kind("migration-iteration", ("iteration",)),
+    libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED: JobKind(
+        "job-completed",
+        ("operation", "success", "time_elapsed", "downtime", "data_total", "errmsg"),
+        {
+            "operation": (
+                "unknown", "start", "save", "restore", "migration in", "migration out", "snapshot", "snapshot revert",
+                "dump", "backup", "snapshot delete",
+            ),
+        },
+    ),
     libvirt.VIR_DOMAIN_EVENT_ID_MEMORY_FAILURE: Kind(
         "memory-failure",
         ("recipient", "action"),
         {"recipient": ("hypervisor", "guest"), "action": ("ignore", "inject", "fatal", "reset")},
     ),
-}
+}  # fmt: skip
 """The other events, by the id that they are registered with."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol, TypeVar
 
+from lvagent.errors import NotFound
 from lvagent.spec.vm import NetRule, VmConfig
 
 
@@ -243,3 +245,24 @@ class Readiness:
 
     ready: bool
     checks: tuple[tuple[str, str], ...]
+
+
+class Named(Protocol):
+    """What is known by its name."""
+
+    @property
+    def name(self) -> str: ...
+
+
+N = TypeVar("N", bound=Named)
+
+
+def named(noun: str, views: Iterable[N], name: str) -> N:
+    """The one of this name.
+
+    :raise NotFound: there is none.
+    """
+    found = next((view for view in views if view.name == name), None)
+    if found is None:
+        raise NotFound(noun, name)
+    return found

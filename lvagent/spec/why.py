@@ -49,24 +49,29 @@ class Case:
 
     def since_start(self, kind: str) -> Json | None:
         """The last entry of a kind since the guest was started."""
-        entry = self.last(kind)
-        return entry if entry is not None and str(entry["at"]) >= self.started else None
+        entry, start = self.last(kind), self._start
+        return entry if entry is not None and (start is None or self.follows(entry, start)) else None
+
+    def follows(self, one: Json, other: Json) -> bool:
+        """Whether an entry comes after another one. Their order tells, not their times: the clock may be set back."""
+        order = [id(entry) for entry in self.entries]
+        return order.index(id(one)) > order.index(id(other))
+
+    @property
+    def _start(self) -> Json | None:
+        begun = ("booted", "restored", "migrated")
+        states = (one for one in reversed(self.entries) if one.get("kind") == "state")
+        return next((one for one in states if detail(one).get("reason") in begun), None)
 
     @property
     def started(self) -> str:
         """When the guest was started last (RFC 3339); empty: that is not known."""
-        begun = ("booted", "restored", "migrated")
-        for one in reversed(self.entries):
-            if one.get("kind") == "state" and detail(one).get("reason") in begun:
-                return str(one["at"])
-        return ""
+        return "" if self._start is None else str(self._start["at"])
 
     def ran(self, end: Json) -> str:
-        """How long it ran until an entry, in words."""
-        if not self.started:
-            return ""
-        seconds = _time(str(end["at"])) - _time(self.started)
-        return f", {seconds.total_seconds():.0f} s after it was started"
+        """How long it ran until an entry, in words; empty if that is not known, or the clock was set back meanwhile."""
+        seconds = _seconds(self.started, str(end["at"])) if self.started else -1.0
+        return f", {seconds:.0f} s after it was started" if seconds >= 0 else ""
 
 
 def detail(entry: Json) -> Json:
@@ -78,6 +83,14 @@ def _time(text: str) -> datetime.datetime:
     return datetime.datetime.fromisoformat(text)
 
 
+def _seconds(begin: str, end: str) -> float:
+    return (_time(end) - _time(begin)).total_seconds()
+
+
+def _soon(one: Json, other: Json) -> bool:
+    return 0 <= _seconds(str(one["at"]), str(other["at"])) <= SOON_SECONDS
+
+
 Rule = Callable[[Case], Reason | None]
 
 
@@ -87,7 +100,7 @@ def refused_start(case: Case) -> Reason | None:
     if entry is None or entry["kind"] == "plugged" or case.state in ("running", "paused"):
         return None
     after = case.last("operation")
-    if after is not None and detail(after).get("outcome") == "done" and str(after["at"]) > str(entry["at"]):
+    if after is not None and detail(after).get("outcome") == "done" and case.follows(after, entry):
         return None  # something else was asked for since
     told = detail(entry)
     text = f"its port could not be plugged, so it was not started: {told.get('error')}"
@@ -100,7 +113,7 @@ def failed_operation(case: Case) -> Reason | None:
     if entry is None or detail(entry).get("outcome") != "failed":
         return None
     state = case.last("state")
-    if state is not None and (_time(str(state["at"])) - _time(str(entry["at"]))).total_seconds() > SOON_SECONDS:
+    if state is not None and case.follows(state, entry) and not _soon(entry, state):
         return None  # more happened since
     told = detail(entry)
     where = f" in the phase {told['phase']}" if told.get("phase") else ""
@@ -130,7 +143,7 @@ def gone(case: Case) -> Reason | None:
 def given_up(case: Case) -> Reason | None:
     """It crashed so often that it is not started again any more."""
     entry, undone = case.last("given up"), case.last("undefined")
-    if case.state != "failed" or entry is None or (undone is not None and str(undone["at"]) > str(entry["at"])):
+    if case.state != "failed" or entry is None or (undone is not None and case.follows(undone, entry)):
         return None
     told = detail(entry)
     what = f"it ended again after {told.get('tries')} restarts, so it was given up at {entry['at']}"
@@ -212,7 +225,7 @@ def silent(case: Case) -> Reason | None:
     """It runs and never spoke to its VPC."""
     if case.state != "running" or not case.started or case.since_start("dhcp") or case.since_start("metadata"):
         return None
-    age = (case.now - _time(case.started)).total_seconds()
+    age = max(0.0, (case.now - _time(case.started)).total_seconds())
     if age < PATIENCE_SECONDS:
         return Reason(f"it was started {age:.0f} s ago, and has not asked for an address yet", "look again in a minute")
     text = "it never asked for an address: the guest's network did not come up"

@@ -16,7 +16,7 @@ from tests.lab.host import LabHost
 pytestmark = pytest.mark.e2e
 
 Json = dict[str, Any]
-VM, PATH, A = "i-0000000001", "/v1/vms/i-0000000001", "vpc-aaaaaaaaaa"
+VM, PATH, A, B = "i-0000000001", "/v1/vms/i-0000000001", "vpc-aaaaaaaaaa", "vpc-bbbbbbbbbb"
 SWEEPS = {"LVAGENT_SWEEP_INTERVAL": "1"}
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 DISK = {"path": "/var/lib/lvagent/volumes/x.qcow2", "position": 0, "size_gb": 1}
@@ -54,14 +54,20 @@ def edit(lab: LabHost, old: str, new: str) -> None:
     lab.virsh("define", "/run/edited.xml")
 
 
-@pytest.fixture
-def made(agent_lab: LabHost) -> Iterator[LabHost]:
+@pytest.fixture(scope="module")
+def sweeping(agent_lab: LabHost) -> LabHost:
+    """The lab with an agent that sweeps often."""
     agent_lab.kill_agent(signal.SIGTERM)
     agent_lab.start_agent(SWEEPS)
+    return agent_lab
+
+
+@pytest.fixture
+def made(sweeping: LabHost) -> Iterator[LabHost]:
     spec = vm(1, volumes=[DISK], user_data="#!/bin/sh\n", rules=[{"proto": "icmp"}])
-    assert agent_lab.api("PUT", PATH, spec).status == 201
-    yield agent_lab
-    assert agent_lab.api("DELETE", f"{PATH}?volumes=delete").status == 204
+    assert sweeping.api("PUT", PATH, spec).status == 201
+    yield sweeping
+    assert sweeping.api("DELETE", f"{PATH}?volumes=delete").status == 204
 
 
 def test_what_libvirt_makes_of_ours_is_no_edit(made: LabHost) -> None:
@@ -126,6 +132,101 @@ def test_an_old_definition_comes_back(made: LabHost) -> None:
     assert edits(swept(made)) == {}
 
 
+# snapshots
+
+
+def snapshot(lab: LabHost, name: str) -> None:
+    lab.virsh("snapshot-create-as", VM, name)
+
+
+def revert(lab: LabHost, name: str) -> None:
+    lab.virsh("snapshot-revert", VM, name)
+
+
+def power(lab: LabHost, *actions: str) -> None:
+    for action in actions:
+        assert lab.api("POST", f"{PATH}/{action}").status == 200
+
+
+def put(lab: LabHost, *nics: Json, **more: object) -> None:
+    sent = vm(1, *nics, **{"volumes": [DISK], "user_data": "#!/bin/sh\n", "rules": [{"proto": "icmp"}], **more})
+    assert lab.api("PUT", PATH, sent).status == 200
+
+
+def places(lab: LabHost) -> list[str]:
+    """The VPCs that its first tap is in."""
+    return [one for one in lab.namespaces() if "t0000000001-0" in lab.run(["ip", "-n", one, "-br", "link"]).stdout]
+
+
+@pytest.mark.parametrize(("word", "cpus"), [("accept", 1), ("restore", 2)])
+def test_a_running_guest_that_is_reverted_keeps_its_port(made: LabHost, word: str, cpus: int) -> None:
+    snapshot(made, "before")
+    put(made, cpus=2, rules=[{"proto": "tcp", "port": 22}])
+    revert(made, "before")
+    until(lambda: edits(made.api("GET", PATH).json).get("revision") == (2, 1))
+    found, link = swept(made), tap(made)
+    assert (found["state"], found["reason"], found["cpus"]) == ("running", "started from a snapshot", 2)
+    assert (edits(found)["cpus"], "rules" in edits(found)) == ((2, 1), True)
+    assert made.run(["lvagent", "vm", word, VM]).returncode == 0
+    now = swept(made)
+    assert (now["cpus"], edits(now), now["pid"], tap(made)) == (cpus, {}, found["pid"], link)
+    assert now["has_user_data"]
+
+
+@pytest.mark.parametrize(("word", "memory"), [("accept", 64), ("restore", 80)])
+def test_one_that_is_off_is_reverted(made: LabHost, word: str, memory: int) -> None:
+    power(made, "stop")
+    snapshot(made, "off")
+    put(made, memory_mb=80)
+    revert(made, "off")
+    assert edits(swept(made)) == {"revision": (2, 1), "memory_mb": (80, 64)}
+    power(made, word)
+    assert (edits(swept(made)), swept(made)["memory_mb"]) == ({}, memory)
+    power(made, "start")
+    assert swept(made)["drift_details"] == []
+    revert(made, "off")  # while it runs: this stops it, and somebody meant that
+    time.sleep(1.5)
+    stopped = swept(made)
+    assert (stopped["state"], stopped["wanted"]) == ("stopped", "running")
+    assert stopped["reason"] == "restored from a snapshot, stopped"
+
+
+def test_a_guest_reverted_to_what_it_was_in_another_vpc(made: LabHost) -> None:
+    """It is plugged where the wish says. An agent that starts later knows that, though the snapshot says otherwise."""
+    snapshot(made, "in-a")
+    put(made, nic(B, "subnet-bbbbbbbbbb", net=7, vni=0))
+    power(made, "stop", "start")
+    assert (places(made), A in made.namespaces()) == ([B], False)
+    revert(made, "in-a")
+    until(lambda: "networks[0].netname" in edits(made.api("GET", PATH).json))
+    assert places(made) == [B]
+    until(lambda: B in made.virsh("dumpxml", VM).stdout)
+    made.kill_agent()
+    made.start_agent(SWEEPS)
+    assert edits(swept(made))["networks[0].netname"] == (B, A)
+    assert (places(made), made.run(["lvagent", "doctor"]).returncode) == ([B], 0)
+    power(made, "accept")
+    assert (places(made), swept(made)["networks"][0]["netname"]) == ([B], A)
+    power(made, "stop", "start")
+    assert (places(made), swept(made)["drift_details"], B in made.namespaces()) == ([A], [], False)
+
+
+def test_a_snapshot_with_a_port_that_no_wish_knows_is_refused(made: LabHost) -> None:
+    both = [nic(host=5), nic(B, "subnet-bbbbbbbbbb", net=7, vni=0, position=1)]
+    put(made, *both)
+    power(made, "stop", "start")
+    snapshot(made, "both")
+    put(made)
+    power(made, "stop", "start")
+    refused = made.virsh("snapshot-revert", VM, "both", check=False).stderr
+    assert "no such network" in refused
+    assert "lvagent vm accept" in refused
+    assert (swept(made)["state"], places(made)) == ("stopped", [])
+    power(made, "accept")
+    revert(made, "both")
+    assert (swept(made)["state"], places(made), B in made.namespaces()) == ("running", [A], True)
+
+
 # a reboot of the host
 
 
@@ -138,10 +239,8 @@ def power_cut(lab: LabHost, *vms: str) -> None:
         lab.run(["ip", "netns", "del", space])
 
 
-def test_after_a_reboot_those_that_were_wanted_running_run_and_no_others(agent_lab: LabHost) -> None:
-    lab = agent_lab
-    lab.kill_agent(signal.SIGTERM)
-    lab.start_agent(SWEEPS)
+def test_after_a_reboot_those_that_were_wanted_running_run_and_no_others(sweeping: LabHost) -> None:
+    lab = sweeping
     numbers = range(1, 6)
     for number in numbers:
         assert lab.api("PUT", f"/v1/vms/i-{number:010}", vm(number)).status == 201

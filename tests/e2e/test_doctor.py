@@ -161,6 +161,36 @@ def test_what_is_broken_is_found_named_and_repaired(host: LabHost, what: str) ->
     assert [one["error"] for one in fixed["done"]] == [""] * len(dry["repairs"])
 
 
+def secrets(host: LabHost) -> list[str]:
+    """The UUIDs of the secrets with user data of the VM."""
+    lines = host.virsh("secret-list").stdout.splitlines()
+    return [line.split()[0] for line in lines if f"lvagent:{VM}" in line]
+
+
+def lose_user_data(host: LabHost) -> None:
+    (uuid,) = secrets(host)
+    host.virsh("secret-undefine", uuid)
+
+
+def test_user_data_that_is_gone(host: LabHost) -> None:
+    """An agent that still knows it puts it back; what nobody knows has to be sent again."""
+    spec = vm(1, nic(host=5), volumes=[{"path": f"{VOLUMES}/{VM}.qcow2", "position": 0, "size_gb": 1}])
+    with_data = {**spec, "user_data": "#!/bin/true\n"}
+    assert host.api("PUT", f"/v1/vms/{VM}", with_data).status == 200
+    lose_user_data(host)
+    code, fixed = doctor(host, "--fix", "--yes")
+    assert (code, bool(fixed["done"]), len(secrets(host))) == (0, True, 1)
+    lose_user_data(host)
+    host.kill_agent()
+    host.start_agent(SLOW_SWEEPS)
+    named = f"{VM}: its user data is gone: libvirt has no such secret"
+    assert bad(doctor(host, "--fix", "--yes")[1]) == [named]
+    assert host.api("PUT", f"/v1/vms/{VM}", with_data).status == 200
+    assert len(secrets(host)) == 1
+    assert host.api("PUT", f"/v1/vms/{VM}", spec).status == 200
+    assert secrets(host) == []
+
+
 def test_it_repairs_without_an_agent(host: LabHost) -> None:
     """An agent that runs has the filter back before a doctor could look."""
     host.kill_agent()

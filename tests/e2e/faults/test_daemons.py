@@ -17,10 +17,12 @@ from tests.e2e.faults.operations import A, first
 from tests.e2e.faults.state import State, look
 from tests.e2e.specs import nic, vm
 from tests.lab import daemons
+from tests.lab.clock import WallClock
+from tests.lab.stream import Stream
 
 pytestmark = pytest.mark.e2e
 
-NEIGHBOUR = "i-0000000001"
+NEIGHBOUR, BRIDGE = "i-0000000001", "br-aaaaaaaaaa"
 READS = ("/v1/vms", f"/v1/vms/{NEIGHBOUR}", "/v1/vpcs", "/v1/subnets", "/readyz", f"/v1/vms/{NEIGHBOUR}/rules")
 READ_SECONDS = 0.5
 """For the slowest of many reads on a busy machine; the median is asked to be below 0.1."""
@@ -199,6 +201,45 @@ def test_a_state_folder_that_cannot_be_written(host: Faulty) -> None:
         assert host.put(first()) == 201
     finally:
         host.lab.run(["umount", state])
+
+
+# the clock
+
+
+@pytest.fixture
+def clock(host: Faulty) -> Iterator[WallClock]:
+    """A clock that the agent goes by."""
+    with WallClock() as made:
+        host.lab.kill_agent(signal.SIGTERM)
+        host.lab.start_agent(AGENT, within=made.within)
+        yield made
+        host.lab.kill_agent(signal.SIGTERM)
+        host.start()
+
+
+def test_a_clock_that_jumps_by_days(host: Faulty, clock: WallClock) -> None:
+    """Nothing is restarted or removed; sweeps and the count of crashes go on; what happened stays in its order."""
+    assert host.put(first()) == 201
+    before = host.steady()
+    with Stream(str(host.lab.path("/run/lvagent/api.sock"))) as stream:
+        for attempt, days in enumerate((5.0, -5.0), 1):
+            clock.jump(days)
+            host.lab.run(["ip", "-n", A, "link", "set", BRIDGE, "down"])
+            host.until(lambda: "UP" in host.lab.run(["ip", "-n", A, "-br", "link", "show", BRIDGE]).stdout, "no sweep")
+            host.lab.run(["kill", "-KILL", str(daemons.pid(host.lab, f"/run/libvirt/qemu/{SUBJECT}.pid"))])
+            stream.wait("restart-due", lambda seen, wait=2 ** (attempt - 1): seen.detail["seconds"] == wait)  # type: ignore[misc]
+            stream.wait("restart", lambda seen, number=attempt: seen.detail["attempt"] == number)  # type: ignore[misc]
+            host.until(lambda: host.lab.api("GET", f"/v1/vms/{SUBJECT}").json["state"] == "running", "not restarted")
+        numbers = [int(seen.id.rsplit(".", 1)[1]) for seen in stream.events]
+        assert (numbers, [seen for seen in stream.events if seen.kind == "resync"]) == (sorted(numbers), [])
+    assert host.act("pause") == 200
+    told = [one for one in host.lab.api("GET", f"/v1/vms/{SUBJECT}/timeline").json["items"] if one["kind"] != "plugged"]
+    states = [one["detail"]["state"] for one in told if one["kind"] == "state"]
+    assert states[-5:] == [*["crashed", "running"] * 2, "paused"]
+    assert (told[-1]["kind"], told[-1]["at"] < told[0]["at"]) == ("operation", True)
+    assert "it is paused by user" in host.lab.run(["lvagent", "why", SUBJECT]).stdout
+    assert host.act("resume") == 200
+    assert host.steady().host == before.host
 
 
 # the agent

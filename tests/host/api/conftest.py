@@ -7,22 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lvagent.config import Api
-from tests.host.api.served import Served
+from tests.host.api.served import Served, serving
 
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
-    made: list[Served] = []
-
-    def start(folder: Path = tmp_path, **api: object) -> Served:
-        options = {"socket": str(folder / "api.sock"), "group": "", "slow": 1, **api}
-        served = Served(folder, Api(**options))  # type: ignore[arg-type]
-        served.server.start()
-        made.append(served)
-        return served
-
-    yield start
-    for served in made:
-        served.agent.gate.set()
-        served.server.stop()
+    with serving(Served, tmp_path) as start:
+        yield lambda folder=tmp_path, **api: start(folder, **{"slow": 1, **api})

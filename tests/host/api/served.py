@@ -5,13 +5,48 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from lvagent.api.app import create_app
 from lvagent.api.server import ApiServer
 from lvagent.config import Api, Settings
 from tests.lab.http import Answer, request
 from tests.unit.api.fake_agent import FakeAgent
+
+
+class Gated(Protocol):
+    """A server that a test has to itself, before an agent in memory that can be held up."""
+
+    @property
+    def agent(self) -> FakeAgent: ...
+
+    @property
+    def server(self) -> ApiServer: ...
+
+
+G = TypeVar("G", bound=Gated)
+
+
+@contextlib.contextmanager
+def serving(make: Callable[[Path, Api], G], folder: Path) -> Iterator[Callable[..., G]]:
+    """Starts servers, with settings of ``api`` over those that tests have in common; all are stopped at the end."""
+    made: list[G] = []
+
+    def start(folder: Path = folder, **api: object) -> G:
+        options = {"socket": str(folder / "api.sock"), "group": "", **api}
+        served = make(folder, Api(**options))  # type: ignore[arg-type]
+        served.server.start()
+        made.append(served)
+        return served
+
+    try:
+        yield start
+    finally:
+        for served in made:
+            served.agent.gate.set()
+            served.server.stop()
 
 
 class Served:

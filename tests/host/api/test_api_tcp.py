@@ -30,6 +30,7 @@ from lvagent.errors import HostError, SpecError, Unavailable
 from lvagent.host.tokens import TokenStore
 from lvagent.spec.access import Role
 from tests.host.api.certificates import Authority
+from tests.host.api.served import serving
 from tests.lab.http import Answer, request
 from tests.unit.api.doors import Lines
 from tests.unit.api.fake_agent import FakeAgent
@@ -105,19 +106,8 @@ def answered(client: socket.socket) -> tuple[int, dict[str, object]]:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
-    made: list[Served] = []
-
-    def start(listen: str = PLAIN, **api: object) -> Served:
-        options = {"socket": str(tmp_path / "api.sock"), "group": "", "slow": 2, "listen": listen, **api}
-        served = Served(tmp_path, Api(**options))  # type: ignore[arg-type]
-        served.server.start()
-        made.append(served)
-        return served
-
-    yield start
-    for served in made:
-        served.agent.gate.set()
-        served.server.stop()
+    with serving(Served, tmp_path) as start:
+        yield lambda listen=PLAIN, **api: start(listen=listen, **{"slow": 2, **api})
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import IPv6Interface
@@ -23,6 +23,7 @@ from lvagent.host.dnsmasq import DhcpServer
 from lvagent.host.run import run
 from tests.host.dhcp import wire
 from tests.host.dhcp.site import BRIDGE_ONE, BRIDGE_TWO, ONE, TWO, Site, a_site, host
+from tests.lab.clock import DAY, WallClock
 
 pytestmark = pytest.mark.host
 
@@ -438,3 +439,36 @@ def _until(true: Callable[[], bool], seconds: float = 5) -> bool:
     while not true() and time.monotonic() < until:
         time.sleep(0.01)
     return true()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[WallClock]:
+    """A clock that every dnsmasq goes by; where one sees it."""
+    with WallClock(Path("/var/lib")) as made:
+        program = made.folder / "dnsmasq"
+        program.write_text(f'#!/bin/sh\nexec {" ".join(made.within)} /usr/sbin/dnsmasq "$@"\n')
+        program.chmod(0o755)
+        monkeypatch.setattr("lvagent.host.run.PATH", f"{made.folder}:/usr/sbin:/usr/bin:/sbin:/bin")
+        yield made
+
+
+def test_a_clock_that_jumps_by_days_costs_nobody_his_address(site: Site, clock: WallClock) -> None:
+    """Leases are over at once, or last for days more; who has which address is said by the reservations."""
+    both = site.wanted(host(5), host(6))
+    site.server.ensure(both)
+    with site.client(host(5)) as guest, site.client(host(6)) as other:
+        assert other.lease() is not None
+        other.address("10.0.0.6/24")
+        for days in (0, 5, -5):
+            clock.jump(days)
+            asked = guest.lease(), other.dhcp(wire.REQUEST, ciaddr="10.0.0.6")
+            got = [(ack.kind, ack.address) for ack in asked if ack]
+            assert got == [(wire.ACK, "10.0.0.5"), (wire.ACK, "10.0.0.6")]
+            assert (guest.lease6(), other.lease6()) == ("fd00:a::5", "fd00:a::6")
+            assert _until(lambda days=days: days_ahead(site) == [days] * 4)  # type: ignore[misc]
+    assert (site.server.alive(site.vpc), site.server.look(site.vpc)) == (True, both)
+
+
+def days_ahead(site: Site) -> list[int]:
+    """By how many days the time of each lease is ahead of the machine's clock."""
+    return [round((at - time.time()) / DAY) for at in leased(site, 4).values()]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from lvagent.config import Settings
+from lvagent.errors import HostError
 from lvagent.host import netns
+from lvagent.host.netspace import open_named
 from lvagent.host.network import Network
 from lvagent.host.vpcs import VpcSides
 from lvagent.plan.resources import Fabric, Resource
@@ -69,4 +74,31 @@ def test_a_vpc_that_comes_and_goes_while_it_is_looked_for_is_there_or_is_not(set
         busy.result()
     assert seen
     assert looker.find(vpc) is None
+    netns.create(maker.path(vpc))
+    found = looker.find(vpc)
+    assert found is not None
+    assert looker.find(vpc) is found
+    netns.delete(maker.path(vpc))
+    with pytest.raises(netns.NameGone, match="there is no such namespace"):
+        netns.inside(maker.path(vpc), os.getpid)
+    Path(maker.path(vpc)).touch()  # as a crash between the two steps of making one leaves it
+    with pytest.raises(netns.NameGone):
+        netns.inside(maker.path(vpc), os.getpid)
+    assert (looker.find(vpc), open_named(maker.path(vpc))) == (None, None)
     looker.close()
+
+
+def test_that_there_is_no_room_for_its_sockets_is_told_at_once(settings: Settings) -> None:
+    sides = VpcSides(settings.paths.netns, settings.filter)
+    netns.create(sides.path("vpc-aaaaaaaaaa"))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open("/", os.O_RDONLY)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 2, limits[1]))
+    try:
+        with pytest.raises(HostError, match="Too many open files"):
+            sides.find("vpc-aaaaaaaaaa")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        os.close(free)
+    assert sides.find("vpc-aaaaaaaaaa") is not None
+    sides.close()

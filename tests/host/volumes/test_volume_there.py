@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
 from lvagent.config import Paths, Settings, Volumes
-from lvagent.errors import SpecError
+from lvagent.errors import HostError, SpecError
 from lvagent.host.volumes import VolumeStore
 
 pytestmark = pytest.mark.host
@@ -28,3 +29,18 @@ def test_whatever_has_the_name_is_there(tmp_path: Path) -> None:
         with pytest.raises(SpecError) as refused:
             store.there(str(outside), "volumes[3].path")
         assert refused.value.path == "volumes[3].path"
+
+
+def test_that_the_agent_has_no_descriptors_left_is_not_the_fault_of_a_spec(tmp_path: Path) -> None:
+    folder = tmp_path / "volumes"
+    folder.mkdir()
+    store = VolumeStore(Settings(paths=Paths(images=str(tmp_path)), volumes=Volumes(folders=(str(folder),))))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open(folder, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 1, limits[1]))
+    try:
+        with pytest.raises(HostError, match="Too many open files"):
+            store.there(str(folder / "a.qcow2"), "volumes[0].path")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        os.close(taken[0])

@@ -160,3 +160,32 @@ def test_a_stopped_one_can_be_settled(host: FakeHost, agent: Agent) -> None:
     assert agent.settle(VM, Settling.ACCEPT).spec.memory_mb == 128
     assert host.domains.found[VM].state == OFF
     assert details(agent) == ()
+
+
+def test_a_live_copy_that_came_back_from_a_snapshot_is_put_right(host: FakeHost, agent: Agent) -> None:
+    """It is what an agent that starts later goes by: here, with the wish in no other place."""
+    domain = host.domains.found[VM]
+    old = domain.config
+    agent.put(full(1, cpus=2, rules=[{"proto": "tcp", "port": 80}]))
+    domain.config = domain.live = old
+    agent.observe(VM)
+    assert host.agent().sweep()
+    found = {one.path: (one.wanted, one.actual) for one in details(host.agent()) if one.place is PLACE}
+    assert (found["revision"], "rules" in found) == ((2, 1), True)
+
+
+def test_a_job_that_forbids_it_does_not_matter(host: FakeHost, agent: Agent) -> None:
+    domain = host.domains.found[VM]
+    old = domain.config
+    agent.put(full(1, cpus=2))
+    domain.config = domain.live = old
+    host.breaker.arm(-1)
+    details(agent)
+    step = host.breaker.names.index("set_element") + 1
+    domain.live = old
+    host.breaker.arm(step)
+    told = details(agent)
+    assert (host.breaker.names[step - 1], find_element(domain.live)) == ("set_element", find_element(old))
+    assert "cpus" in {one.path for one in told}
+    assert details(agent) == told
+    assert find_element(domain.live) != find_element(old)

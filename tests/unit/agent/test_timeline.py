@@ -207,3 +207,24 @@ def test_lines_of_others_are_left_out() -> None:
         ("1970-01-01T00:00:01.000+00:00", {"state": "running"})
     ]
     timeline.close()
+
+
+def test_a_clock_that_was_set_back_does_not_change_what_came_first() -> None:
+    day = 86_400.0
+    lines: list[tuple[float, float | None, str]] = [
+        (5 * day, None, "a"),
+        (5 * day + 2, None, "c"),
+        (5 * day + 1, 5 * day + 3, "b"),  # a lease, seen later
+        (8 * day, None, "d"),  # set forward
+        (2 * day, None, "e"),  # set back
+        (7 * day, 2 * day + 1, "f"),  # a lease of the time before
+        (2 * day + 2, None, "h"),
+        (2 * day + 1.9, None, "g"),  # two threads
+    ]
+    pages = FakePages()
+    for at, noted, kind in lines:
+        more = {} if noted is None else {"noted": noted}
+        pages.append(VM, {"at": at, **more, "kind": kind, "vpcs": [A], "detail": {}})
+    timeline = Timeline(pages, lambda _vm, _most: b"")
+    assert "".join(kinds(timeline.entries(VM))) == "abcdefgh"
+    timeline.close()

@@ -97,7 +97,7 @@ CASES: dict[str, tuple[Callable[[], Site], str, str, Repair | None]] = {
     "unreadable": (lambda: domain(spec=None, trouble="cannot be read"), VM, "cannot be read", None),
     "half made": (lambda: domain(stage="is being made"), VM, "is being made", SWEEP),
     "no disk": (lambda: domain(volumes="its volume is not there: /v/x"), VM, "/v/x", None),
-    "no user data": (lambda: domain(lost_secret=True), VM, "no such secret", None),
+    "no user data": (lambda: domain(lost_secret=True), VM, "no such secret", SWEEP),
     "secret of nobody": (lambda: site(secrets=frozenset({"i-0000000009"})), "secrets", "i-0000000009", SWEEP),
     "filter gone": (lambda: vpc(there=without(PortFilter)), A, f"missing: filter of port {TAP}", SWEEP),
     "subnet gone": (lambda: vpc(there=without(Subnet)), A, "missing: subnet", SWEEP),

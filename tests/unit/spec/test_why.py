@@ -93,6 +93,24 @@ CASES: dict[str, tuple[Json | None, list[Json], str, str]] = {
         "it is started again by itself",
         "look again",
     ),
+    "killed, the clock set back": (
+        {"state": "crashed", "reason": "qemu ended unexpectedly"},
+        [*HEARD, state(-9000, "crashed", "qemu ended unexpectedly")],
+        "ended unexpectedly (killed, out of memory, or a defect)",
+        f"/var/log/libvirt/qemu/{VM}.log",
+    ),
+    "port, then the clock set back and stopped": (
+        {"state": "stopped", "reason": "stopped"},
+        [REFUSED, done(-9000, "stop")],
+        f"asked to stop at {at(-9000)}",
+        "start",
+    ),
+    "change failed, then the clock set back and killed": (
+        {"state": "stopped", "reason": "stopped"},
+        [*HEARD, undone(9, "change", "no space"), state(-9000, "stopped", "stopped")],
+        "stopped outside of lvagent",
+        "start",
+    ),
     "given up": (
         {"state": "failed", "reason": "given up"},
         [*HEARD, done(20, "restart"), entry(31, "given up", reason="qemu ended unexpectedly", tries=5)],
