@@ -27,6 +27,7 @@ from lvagent.agent.wishes import restart_needed
 from lvagent.agent.witness import Witness
 from lvagent.errors import Conflict, LvagentError, NotFound, Unavailable
 from lvagent.host.processes import Qemus
+from lvagent.memo import forget_unasked
 from lvagent.spec import names
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.status import (
@@ -307,6 +308,7 @@ class Agent(Told):
         with self._sweeping:
             try:
                 self._recovery.sweep(force=force)
+                forget_unasked()  # it has asked for all that there is
                 self._swept.set()
                 self._look_out()
             except LvagentError as error:

@@ -7,7 +7,6 @@ nothing; and it never waits for a VM that somebody works on, but leaves it to th
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import queue
 import time
@@ -27,6 +26,7 @@ from lvagent.agent.wishes import with_live_fields
 from lvagent.errors import LvagentError, SpecError
 from lvagent.failpoints import point
 from lvagent.host.libvirt import DomainRecord
+from lvagent.memo import remembered
 from lvagent.render.element import Element, find_element, parse_element
 from lvagent.spec import names
 from lvagent.spec.claims import Below
@@ -307,7 +307,7 @@ class Recovery:
         return excess
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered(1 << 12)
 def _element(xml: str | None) -> Element | None:
     """The element in a domain's XML; None if it has none, or one that cannot be read.
 
