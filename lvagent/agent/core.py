@@ -323,9 +323,11 @@ class Agent(Told):
             return True
 
     def _look_out(self) -> None:
-        for entry in self._index.all():
+        entries = self._index.all()
+        for entry in entries:
             if entry.domain is not None and not entry.domain.active:
                 self.revival.look(entry.spec.id)
+        self._qemus.keep(entry.spec.id for entry in entries)
         self._take_down()
 
     def _look_for_strays(self) -> None:

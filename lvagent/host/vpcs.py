@@ -76,7 +76,10 @@ class VpcSides:
         with translated(vpc, "enter"):
             side = VpcSide(vpc, Netspace(path), self._limits)
         with self._guard:
-            return self._open.setdefault(vpc, side)
+            known = self._open.setdefault(vpc, side)
+        if known is not side:  # somebody else entered it at the same time
+            side.close()
+        return known
 
     def needed(self, vpc: str) -> VpcSide:
         """A VPC's namespace, opened.
@@ -104,6 +107,14 @@ class VpcSides:
             side.close()
         with translated(vpc, "remove"):
             netns.delete(self.path(vpc))
+
+    def tidy(self) -> None:
+        """Let go of namespaces that are no longer there: who held one open would keep it from ending."""
+        with self._guard:
+            gone = [vpc for vpc, side in self._open.items() if netns.inode(self.path(vpc)) != side.space.inode]
+            sides = [self._open.pop(vpc) for vpc in gone]
+        for side in sides:
+            side.close()
 
     def close(self) -> None:
         """Let go of all; they stay as they are."""
