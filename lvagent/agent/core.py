@@ -26,6 +26,7 @@ from lvagent.agent.vms import Vms
 from lvagent.agent.wishes import restart_needed
 from lvagent.agent.witness import Witness
 from lvagent.errors import Conflict, LvagentError, NotFound, Unavailable
+from lvagent.host import memory
 from lvagent.host.processes import Qemus
 from lvagent.memo import forget_unasked
 from lvagent.spec import names
@@ -320,6 +321,7 @@ class Agent(Told):
                 self._trouble = "the sweep failed, see the log"
                 return False
             self._look_for_strays()
+            memory.trim()
             return True
 
     def _look_out(self) -> None:
