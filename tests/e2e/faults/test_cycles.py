@@ -9,6 +9,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,13 +54,23 @@ GROWTH = {"resident": 0.5, "blocks": 0.3, "heap_bytes": 100.0}
 """What passes as noise, for each cycle, of the members of ``Memory``. An object that is kept is one block or more."""
 
 
+def sockets(pid: int) -> dict[str, str]:
+    """What the sockets of a process's own network namespace are, by their inode."""
+    unix = [line.split() for line in Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:]]
+    netlink = [line.split() for line in Path(f"/proc/{pid}/net/netlink").read_text().splitlines()[1:]]
+    named = {one[6]: " ".join(["unix", *one[7:]]) for one in unix}
+    return {**named, **{one[9]: f"netlink {one[1]}" for one in netlink}}
+
+
 def held(pid: int) -> Held:
-    """Numbers in the names of descriptors (of sockets, of inodes) are left out, and what is closed meanwhile."""
-    folder = Path(f"/proc/{pid}/fd")
+    """Numbers in the names of descriptors (of inodes) are left out, and what is closed meanwhile."""
+    folder, known = Path(f"/proc/{pid}/fd"), sockets(pid)
     names = []
     for one in os.listdir(folder):
         with contextlib.suppress(FileNotFoundError):
-            names.append(re.sub(r"\d+", "N", os.readlink(folder / one)))
+            name = os.readlink(folder / one)
+            inode = re.sub(r"socket:\[(\d+)\]", r"\1", name)
+            names.append(known.get(inode) or re.sub(r"\d+", "N", name))
     return Held(tuple(sorted(names)), len(os.listdir(f"/proc/{pid}/task")))
 
 
@@ -116,6 +127,14 @@ def cycle(faulty: Faulty, number: int) -> None:
     assert faulty.lab.api("DELETE", f"/v1/vms/{vm}?volumes=delete").status == 204
 
 
+def ask_at_once(faulty: Faulty) -> None:
+    """Have as many connections to libvirt opened as there may be for short calls: they stay."""
+    with ThreadPoolExecutor(12) as callers:
+        for _ in range(3):
+            asked = [callers.submit(faulty.lab.api, "GET", "/v1/strays") for _ in range(24)]
+            assert {one.result().status for one in asked} == {200}
+
+
 def turn(faulty: Faulty, times: int, after: Callable[[int], None] = lambda _number: None) -> None:
     """So many cycles, after which all is as after the first ones, which fill pools of threads and open connections.
 
@@ -124,13 +143,14 @@ def turn(faulty: Faulty, times: int, after: Callable[[int], None] = lambda _numb
     faulty.clear()
     for number in range(8):
         cycle(faulty, times + number)
+    ask_at_once(faulty)
     agent = faulty.lab.agent_pid
     before, mine = look(faulty.lab), at_rest(agent)
     for number in range(times):
         cycle(faulty, number)
         after(number + 1)
     faulty.settles(before)
-    faulty.until(lambda: not more(held(agent), mine), f"{mine}\n{held(agent)}")
+    faulty.until(lambda: not more(held(agent), mine), f"{mine}\n{more(held(agent), mine)}")
     assert held(agent).threads <= mine.threads + 2, (mine, held(agent))
     assert faulty.lab.agent_pid == agent
 
