@@ -23,7 +23,7 @@ class Allocated:
 
 
 EXACT = "glibc.malloc.tcache_count=0"
-"""What threads of glibc keep of freed memory for themselves (some 200 KB each, in thousands of VMs) counts as in use."""
+"""glibc's setting that keeps threads from putting freed memory aside for themselves: it would count as in use."""
 
 
 def environment() -> Mapping[str, str]:
