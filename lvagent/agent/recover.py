@@ -278,9 +278,8 @@ class Recovery:
 
     def _converge(self, *, force: bool) -> None:
         """Bring every VPC to what is wanted, and then take away what is not, unless that is too much."""
-        running = [entry.carried for entry in self._index.all() if entry.domain is not None and entry.domain.active]
         known = sorted(self._networks.known())
-        excess = {vpc: count for vpc in known if (count := self._bring(vpc, running))}
+        excess = {vpc: count for vpc in known if (count := self._bring(vpc))}
         gone = len(excess.keys() - self._index.vpcs())
         if fabric := len(self._networks.leftovers.fabric()):
             excess["the underlay side"] = fabric
@@ -295,12 +294,12 @@ class Recovery:
         if excess:
             self._networks.tidy_fabric()
 
-    def _bring(self, vpc: str, running: list[VmConfig]) -> int:
+    def _bring(self, vpc: str) -> int:
         excess = 0
         try:
             excess = self._networks.bring(vpc)
             point("sweep.converged")
-            self._networks.replug(vpc, running)
+            self._networks.replug(vpc)
             self._networks.counters.look(vpc)
         except LvagentError as error:
             log.warning("%s: %s", vpc, error)

@@ -122,9 +122,11 @@ def slope(points: Sequence[tuple[int, int]]) -> float:
 
 def cycle(faulty: Faulty, number: int) -> None:
     """A VM that was never there before: on a real host an id does not come back."""
-    vm = f"i-{100 + number:010}"
-    assert faulty.put(first(id=vm)) == 201
-    assert faulty.lab.api("DELETE", f"/v1/vms/{vm}?volumes=delete").status == 204
+    path = f"/v1/vms/i-{100 + number:010}"
+    made = faulty.lab.api("PUT", path, first(id=path[-12:]))
+    assert made.status == 201, f"{made.text}\n{faulty.lab.agent_log(6000)}"
+    gone = faulty.lab.api("DELETE", f"{path}?volumes=delete")
+    assert gone.status == 204, f"{gone.text}\n{faulty.lab.agent_log(6000)}"
 
 
 def ask_at_once(faulty: Faulty) -> None:
