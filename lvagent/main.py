@@ -34,7 +34,7 @@ from lvagent.api.operations import Operations
 from lvagent.api.server import ApiServer
 from lvagent.config import Settings
 from lvagent.errors import HostError
-from lvagent.host import bridge_netfilter, files, host, privileges
+from lvagent.host import bridge_netfilter, files, host, memory, privileges
 from lvagent.host.audit import AuditLog
 from lvagent.host.dnsmasq import DhcpServer
 from lvagent.host.imds import MetadataService
@@ -109,6 +109,7 @@ def serve(settings: Settings) -> int:
     with alone(settings):
         failpoints.arm(os.environ.get(failpoints.VARIABLE, ""), Path(settings.paths.run))
         _give_up_privileges()
+        memory.share_heaps()
         run_event_loop()
         with _told_to_stop() as told, _serving(build(settings), settings) as names:
             log.info("serving on %s", settings.api_socket)

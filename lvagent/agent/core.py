@@ -26,7 +26,9 @@ from lvagent.agent.vms import Vms
 from lvagent.agent.wishes import restart_needed
 from lvagent.agent.witness import Witness
 from lvagent.errors import Conflict, LvagentError, NotFound, Unavailable
+from lvagent.host import memory
 from lvagent.host.processes import Qemus
+from lvagent.memo import forget_unasked
 from lvagent.spec import names
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.status import (
@@ -307,6 +309,7 @@ class Agent(Told):
         with self._sweeping:
             try:
                 self._recovery.sweep(force=force)
+                forget_unasked()  # it has asked for all that there is
                 self._swept.set()
                 self._look_out()
             except LvagentError as error:
@@ -318,12 +321,15 @@ class Agent(Told):
                 self._trouble = "the sweep failed, see the log"
                 return False
             self._look_for_strays()
+            memory.trim()
             return True
 
     def _look_out(self) -> None:
-        for entry in self._index.all():
+        entries = self._index.all()
+        for entry in entries:
             if entry.domain is not None and not entry.domain.active:
                 self.revival.look(entry.spec.id)
+        self._qemus.keep(entry.spec.id for entry in entries)
         self._take_down()
 
     def _look_for_strays(self) -> None:

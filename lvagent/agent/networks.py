@@ -219,21 +219,25 @@ class Networks:
                 self._wires.plug(_filters(spec, nic), place)
                 point("network.plugged")
 
-    def replug(self, vpc: str, running: Sequence[VmConfig]) -> None:
-        """Put taps of running VMs into their places in a VPC that are not in them (a hook that could not, a hand)."""
-        places = [
-            (_filters(spec, nic), wanted.plug(spec, nic, self.policy))
-            for spec in running
-            for nic in spec.networks
-            if nic.netname == vpc
-        ]
-        if not places:
+    def replug(self, vpc: str) -> None:
+        """Put taps of running VMs into their places in a VPC that are not in them (a hook that could not, a hand).
+
+        Which VMs run is looked up under the lock: the filter of one that was deleted meanwhile would come back, and
+        stand in the way of who has its addresses now.
+        """
+        if not self._running(vpc):
             return
         with self.locks.wires(vpc):
             there = self._wires.observe(vpc)
-            for bound, place in places:
-                if place not in there:
-                    self._put_back(bound, place)
+            for spec in self._running(vpc):
+                for nic in spec.networks:
+                    place = wanted.plug(spec, nic, self.policy)
+                    if nic.netname == vpc and place not in there:
+                        self._put_back(_filters(spec, nic), place)
+
+    def _running(self, vpc: str) -> list[VmConfig]:
+        entries = [entry for entry in self._index.all() if entry.domain is not None and entry.domain.active]
+        return [entry.carried for entry in entries if vpc in entry.carried.vpcs]
 
     def _put_back(self, bound: Sequence[PortFilter | Firewall], place: Plug) -> None:
         try:

@@ -7,7 +7,6 @@ nothing; and it never waits for a VM that somebody works on, but leaves it to th
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import queue
 import time
@@ -27,6 +26,7 @@ from lvagent.agent.wishes import with_live_fields
 from lvagent.errors import LvagentError, SpecError
 from lvagent.failpoints import point
 from lvagent.host.libvirt import DomainRecord
+from lvagent.memo import remembered
 from lvagent.render.element import Element, find_element, parse_element
 from lvagent.spec import names
 from lvagent.spec.claims import Below
@@ -308,9 +308,8 @@ class Recovery:
 
     def _converge(self, *, force: bool) -> None:
         """Bring every VPC to what is wanted, and then take away what is not, unless that is too much."""
-        running = [entry.carried for entry in self._index.all() if entry.domain is not None and entry.domain.active]
         known = sorted(self._networks.known())
-        excess = {vpc: count for vpc in known if (count := self._bring(vpc, running))}
+        excess = {vpc: count for vpc in known if (count := self._bring(vpc))}
         gone = len(excess.keys() - self._index.vpcs())
         if fabric := len(self._networks.leftovers.fabric()):
             excess["the underlay side"] = fabric
@@ -325,19 +324,19 @@ class Recovery:
         if excess:
             self._networks.tidy_fabric()
 
-    def _bring(self, vpc: str, running: list[VmConfig]) -> int:
+    def _bring(self, vpc: str) -> int:
         excess = 0
         try:
             excess = self._networks.bring(vpc)
             point("sweep.converged")
-            self._networks.replug(vpc, running)
+            self._networks.replug(vpc)
             self._networks.counters.look(vpc)
         except LvagentError as error:
             log.warning("%s: %s", vpc, error)
         return excess
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered(1 << 12)
 def _element(xml: str | None) -> Element | None:
     """The element in a domain's XML; None if it has none, or one that cannot be read.
 

@@ -63,6 +63,7 @@ class Network:
         """
         with translated(self._vpcs.folder, "prepare"):
             netns.prepare(self._vpcs.folder)
+        self._vpcs.tidy()
         if self._rules is None:
             bridge_netfilter.load()
             self._rules = kernel_filter.check(self._limits)

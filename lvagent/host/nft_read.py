@@ -7,13 +7,13 @@ linux/netfilter/nf_tables.h, libnftnl's udata.h.
 from __future__ import annotations
 
 import errno
-import functools
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from lvagent.host.netlink import Message, NetlinkError, Socket, attributes, c_string, mac_text, table, text
+from lvagent.memo import remembered
 from lvagent.render.elements import (
     BRIDGE_SETS,
     INET_SETS,
@@ -184,7 +184,7 @@ def _address(raw: bytes, more: int) -> str:
     return str(IPv4Address(number) if len(raw) == 4 else IPv6Address(number))
 
 
-@functools.lru_cache(maxsize=1 << 16)
+@remembered(1 << 16)
 def _element(name: str, fields: tuple[str, ...], raw: bytes) -> Element:
     found = table(raw)
     first = _value(found[_ELEMENT_KEY])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +75,12 @@ class Qemus:
         """There is no such VM any more."""
         with self._lock:
             self._seen.pop(vm, None)
+
+    def keep(self, vms: Iterable[str]) -> None:
+        """There are no other VMs than these."""
+        kept = frozenset(vms)
+        with self._lock:
+            self._seen = {vm: seen for vm, seen in self._seen.items() if vm in kept}
 
 
 def pid(domain: str, run: Path = Path("/run/libvirt/qemu")) -> int | None:

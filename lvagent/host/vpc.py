@@ -95,7 +95,9 @@ class VpcSide:
             if plug.tap not in found:
                 self._fetch(plug, bridge, root)
                 found = self.space.find([plug.tap])
-            tap = found[plug.tap]
+            tap = found.get(plug.tap)
+            if tap is None:
+                raise HostError(plug.tap, "plug", "its tap has just gone", hint="its qemu has ended")
             self.space.send(
                 [
                     links.change(plug.tap, mtu=plug.mtu, master=bridge.index),

@@ -111,6 +111,14 @@ class VpcSides:
         with translated(vpc, "remove"):
             netns.delete(self.path(vpc))
 
+    def tidy(self) -> None:
+        """Let go of namespaces that are no longer there: who held one open would keep it from ending."""
+        with self._guard:
+            gone = [vpc for vpc, side in self._open.items() if netns.inode(self.path(vpc)) != side.space.inode]
+            sides = [self._open.pop(vpc) for vpc in gone]
+        for side in sides:
+            side.close()
+
     def close(self) -> None:
         """Let go of all; they stay as they are."""
         with self._guard:

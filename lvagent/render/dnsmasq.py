@@ -11,13 +11,13 @@ subnet, so its router lifetime is above 0 exactly when some VM has its first NIC
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from typing import Protocol
 
+from lvagent.memo import remembered
 from lvagent.render import render
 from lvagent.spec import names
 
@@ -126,7 +126,7 @@ def texts(wanted: Served, folder: str, lease: int) -> dict[str, str]:
     return found
 
 
-@functools.lru_cache(maxsize=8192)
+@remembered(1 << 13)
 def _host_files(host: Host, domain: str) -> tuple[tuple[str, str], ...]:
     # Asked for again for every VM of a VPC whenever one of them comes or goes.
     file = f"{host.vm}-{host.position}"

@@ -7,13 +7,13 @@ there are more devices of a kind than were rendered, but for kinds that libvirt 
 
 from __future__ import annotations
 
-import functools
 import re
 from collections import Counter
 from dataclasses import dataclass
 
 from lxml import etree
 
+from lvagent.memo import remembered
 from lvagent.render.element import read_xml
 from lvagent.spec.vm import VmConfig
 
@@ -43,7 +43,7 @@ def facts_of(spec: VmConfig) -> Facts:
     return Facts(spec.memory_mb, spec.cpus, paths, tuple(sorted(nic.mac for nic in spec.networks)))
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered(1 << 12)
 def facts(xml: str) -> Facts:
     """What a definition has. Remembered: from one sweep to the next most XML is the same.
 

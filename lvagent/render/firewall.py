@@ -10,11 +10,11 @@ compared.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
 
+from lvagent.memo import remembered
 from lvagent.plan.firewall import in_order, order
 from lvagent.plan.resources import Extras, Firewall, Group, Span
 from lvagent.render.elements import (
@@ -187,7 +187,7 @@ def firewalls(vpc: str, owned: Iterable[tuple[str, frozenset[Piece]]]) -> Iterat
             yield _firewall(vpc, owner, pieces)
 
 
-@functools.lru_cache(maxsize=1 << 12)
+@remembered(1 << 12)
 def _firewall(vpc: str, vm: str, pieces: frozenset[Piece]) -> Firewall:
     broken = Firewall(vpc, vm, (), (), ())
     number = number_of(pieces)

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
 
 from lvagent.config import FilterSettings
+from lvagent.memo import remembered
 from lvagent.plan.resources import Extras, Filter, Firewall, Group, PortFilter, Subnet
 from lvagent.render import render
 from lvagent.render.dnsmasq import ROUTER_LIFETIME
@@ -252,7 +253,7 @@ def port_filters(vpc: str, owned: Mapping[str, frozenset[Piece]]) -> frozenset[P
     return frozenset(_port_filter(vpc, tap, mine) for tap, mine in owned.items() if names.tap_owner(tap))
 
 
-@functools.lru_cache(maxsize=1 << 12)
+@remembered(1 << 12)
 def _port_filter(vpc: str, tap: str, owned: frozenset[Piece]) -> PortFilter:
     try:
         noted = _noted(vpc, tap, owned)

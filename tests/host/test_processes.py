@@ -78,3 +78,14 @@ def test_a_pid_that_is_another_process_s_by_now_is_none(tmp_path: Path) -> None:
 def test_what_is_no_line_of_proc_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="too short"):
         parse_stat(text)
+
+
+def test_a_vm_that_went_without_us_is_forgotten(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
+    qemus = Qemus(tmp_path)
+    stays, sleeps = qemus.of(VM), (tmp_path / f"{VM}.pid").read_text()
+    (tmp_path / "i-0000000002.pid").write_text(sleeps)
+    assert stays is not None
+    assert qemus.of("i-0000000002") is not None
+    qemus.keep([VM])
+    assert list(qemus._seen) == [VM]
+    assert qemus.of(VM) is not None

@@ -304,6 +304,8 @@ class FakeWires:
         self.mended: list[str] = []
         self.in_root: set[str] = set()
         self.counters: dict[str, list[Counted]] = {}
+        self.when_counted: Callable[[str], None] = lambda _vpc: None
+        """What happens when a sweep has done all else with a VPC."""
 
     def observe(self, vpc: str) -> frozenset[Resource]:
         return frozenset(one for one in self.there if getattr(one, "vpc", vpc) == vpc and self._of(one, vpc))
@@ -351,6 +353,7 @@ class FakeWires:
         self.mended.append(vpc)
 
     def counted(self, vpc: str) -> list[Counted]:
+        self.when_counted(vpc)
         return self.counters.get(vpc, [])
 
     def unplug(self, vm: str) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from lvagent.agent import recover
 from lvagent.agent.core import Agent
 from lvagent.errors import Conflict, HostError, LvagentError, NotFound
+from lvagent.memo import forget_unasked
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.parse import parse_vm
 from lvagent.spec.status import Action, Outcome, State
@@ -325,3 +327,19 @@ def test_a_monitor_is_asked_of_a_vm_that_runs(host: FakeHost) -> None:
     assert host.monitors.asked == [("i-0000000001", "query-status"), ("i-0000000001", "info status")]
     agent.close()
     assert host.monitors.closed
+
+
+def test_what_a_definition_means_is_forgotten_with_it(host: FakeHost) -> None:
+    agent = host.agent()
+    forget_unasked()
+    forget_unasked()
+    agent.put(spec(1))
+    for number in range(2, 12):
+        agent.put(spec(number))
+        agent.sweep()
+        host.wires.unplug(f"i-{number:010}")
+        agent.delete(f"i-{number:010}")
+    assert len(recover._element) > 2
+    agent.sweep()
+    agent.sweep()
+    assert len(recover._element) == 2, "the config and the live copy of the one that is there"

@@ -403,3 +403,14 @@ def test_a_key_reaches_a_guest_whose_other_changes_wait(host: FakeHost) -> None:
     agent.put(spec(1, nic(host=6), keys=["ssh-ed25519 " + KEY]))
     live = parse_element(find_element(host.domains.found[VM].live or "") or "")
     assert (live.spec.networks, live.spec.keys) == (spec(1, nic(host=5)).networks, ("ssh-ed25519 " + KEY,))
+
+
+def test_a_vm_that_is_deleted_during_a_sweep_gets_nothing_back(host: FakeHost) -> None:
+    in_b = [nic(B, "subnet-bbbbbbbbbb", net=1, vni=0, host=6 + at, position=1 - at) for at in range(2)]
+    agent = host.agent()
+    agent.put(spec(1, nic(A), in_b[0]))
+    before = host.state()
+    agent.put(spec(2, in_b[1]))
+    host.wires.when_counted = lambda vpc: agent.delete(OTHER) if vpc == A else None
+    assert agent.sweep()
+    assert host.state() == before

@@ -131,6 +131,18 @@ def test_the_pace_is_kept_for_each_source_and_tells_what_was_left_out() -> None:
     assert [pace.take("a") for _ in range(3)] == [0, 0, None]
 
 
+def test_a_source_that_may_do_all_again_is_forgotten_and_one_with_something_untold_is_not() -> None:
+    now = 0.0
+    pace = Pace(most=2, per_minute=6, clock=lambda: now)
+    for number in range(100):
+        assert pace.take(f"vm {number}") == 0
+    assert [pace.take("noisy") for _ in range(3)] == [0, 0, None]
+    now = Pace.TIDY_SECONDS
+    pace.take("new")
+    assert set(pace._sources) == {"noisy", "new"}
+    assert pace.take("noisy") == 1
+
+
 def test_no_secret_is_written_down_anywhere(
     tcp: TcpDoor, client: FlaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:
