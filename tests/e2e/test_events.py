@@ -384,7 +384,9 @@ def migrate(source: LabHost, target: LabHost) -> None:
         subprocess.run([*virsh, *over], check=True, capture_output=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_a_live_migration_there_and_back(watched: Watched, other_host: LabHost) -> None:
+    """Not minutes: left out of each run for its second host."""
     watched.made()
     there = Watched(other_host)
     with watched.stream() as left, there.stream() as came:
