@@ -24,7 +24,7 @@ from lvagent.agent.core import Agent, Parts
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
 from lvagent.agent.news import News
-from lvagent.agent.policy import domain_options, locks_folder, policy
+from lvagent.agent.policy import configs, domain_options, locks_folder, policy, uplink_policy
 from lvagent.agent.tidings import Reporter
 from lvagent.agent.timeline import Timeline
 from lvagent.api.app import create_app
@@ -62,13 +62,16 @@ def build(settings: Settings) -> Agent:
     news = News(lambda vm: index.vpcs_of(vm))
     index = Index(Reporter(news))
     options = domain_options(settings)
+    rules = policy(settings)
     networks = Networks(
         index,
         Network(settings),
         DhcpServer(settings),
         MetadataService(settings),
-        policy(settings),
+        rules,
         locks_folder(settings),
+        configs(settings),
+        lambda: uplink_policy(settings, rules.local),
     )
     return Agent(
         Parts(
@@ -222,6 +225,7 @@ def make_folders(settings: Settings) -> None:
     for folder, mode in (
         (paths.run, 0o755),
         (paths.state, 0o700),
+        (paths.vpcs, 0o700),
         (paths.images, 0o755),
         *((folder, 0o711) for folder in settings.volumes.folders),
     ):

@@ -23,6 +23,7 @@ from lvagent.agent.strays import Strays
 from lvagent.agent.told import Told
 from lvagent.agent.trace import Trace, Watch
 from lvagent.agent.vms import Vms
+from lvagent.agent.vpcs import VpcWishes
 from lvagent.agent.wishes import restart_needed
 from lvagent.agent.witness import Witness
 from lvagent.errors import Conflict, LvagentError, NotFound, Unavailable
@@ -38,9 +39,11 @@ from lvagent.spec.status import (
     Readiness,
     Settling,
     VmStatus,
+    VpcView,
 )
 from lvagent.spec.strays import StraysView, StrayView, SweepView
 from lvagent.spec.vm import VmConfig
+from lvagent.spec.vpc import VpcConfig
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +91,7 @@ class Agent(Told):
         self.happened = self._witness.happened
         self.observe = self._witness.observe
         self.plugger = Plugger(parts.index, parts.networks, parts.volumes, self._beside, parts.timeline)
+        self._wishes = VpcWishes(parts.index, parts.networks, self._ready)
         self._swept = threading.Event()
         self._sweeping = threading.Lock()
         self._trouble = "the first sweep is not done"
@@ -182,6 +186,15 @@ class Agent(Told):
                 self._settler.settle(entry, how, trace)
             self._recovery.look(vm)
             return self._status(self._entry(vm))
+
+    def put_vpc(self, vpc: str, config: VpcConfig) -> VpcView:
+        """Want this of a VPC; see ``agent.vpcs``."""
+        self._wishes.put(vpc, config)
+        return self.vpc(vpc)
+
+    def delete_vpc(self, vpc: str) -> None:
+        """Forget what was wanted of a VPC; see ``agent.vpcs``."""
+        self._wishes.drop(vpc)
 
     # what is told
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from lvagent.host.nft_read import Counted
 from lvagent.plan.resources import Dhcp, Filter, Firewall, Metadata, Plug, PortFilter, Resource
+from lvagent.plan.uplinks import Transit
 
 
 class Wires(Protocol):
@@ -22,6 +23,7 @@ class Wires(Protocol):
     def remove(self, resources: Sequence[Resource]) -> None: ...
     def plug(self, filters: Sequence[PortFilter | Firewall], plug: Plug) -> None: ...
     def mend(self, vpc: str) -> None: ...
+    def transits(self) -> Mapping[str, Transit]: ...
     def counted(self, vpc: str) -> list[Counted]: ...
     def close(self) -> None: ...
 

@@ -21,6 +21,7 @@ from lvagent.host.links import Link
 from lvagent.host.netspace import Netspace, translated
 from lvagent.host.nft_read import Counted
 from lvagent.host.removal import InVpc, Removal, by_vpc, filters_of, of
+from lvagent.host.uplinks import Uplinks
 from lvagent.host.vpc import BROKEN, Observed, VpcSide
 from lvagent.host.vpcs import VpcSides
 from lvagent.plan.resources import (
@@ -37,6 +38,7 @@ from lvagent.plan.resources import (
     Veth,
     Vxlan,
 )
+from lvagent.plan.uplinks import Transit
 from lvagent.render.nft import owner_of
 from lvagent.spec import names
 
@@ -55,6 +57,7 @@ class Network:
         self._shared = not settings.fabric.netns
         self._vpcs = VpcSides(settings.paths.netns, settings.filter)
         self._fabric = FabricSide(settings, self._here)
+        self._uplinks = Uplinks(settings, self._here)
 
     def prepare(self) -> None:
         """Make the folder ready in which namespaces are named; the first time, try whether the kernel can filter.
@@ -213,6 +216,10 @@ class Network:
         with translated(plug.tap, "filter"):
             side.filter.put(filters)
         side.plug(plug, side.bound_mac(plug.tap), self._here())
+
+    def transits(self) -> dict[str, Transit]:
+        """The addresses of the uplinks that are there, by VPC."""
+        return self._uplinks.transits()
 
     def counted(self, vpc: str) -> list[Counted]:
         """What the rules of the VMs in a VPC have counted; nothing if there is no such namespace."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 
 from lxml import etree
@@ -36,8 +37,11 @@ from lvagent.plan.resources import (
     Plug,
     PortFilter,
     Resource,
+    Router,
+    Uplink,
     Vxlan,
 )
+from lvagent.plan.uplinks import Transit, transit
 from lvagent.plan.wanted import Policy
 from lvagent.render.domain import DomainOptions
 from lvagent.render.element import find_element
@@ -309,7 +313,7 @@ class FakeWires:
         return frozenset(one for one in self.there if getattr(one, "vpc", vpc) == vpc and self._of(one, vpc))
 
     def _of(self, one: Resource, vpc: str) -> bool:
-        if hasattr(one, "vpc") or isinstance(one, Fabric):
+        if hasattr(one, "vpc") or isinstance(one, Fabric | Router):
             return True
         vnis = {getattr(other, "vni", None) for other in self.there if getattr(other, "vpc", None) == vpc}
         return getattr(one, "vni", None) in vnis
@@ -321,7 +325,7 @@ class FakeWires:
         self.prepared = True
 
     def fabric(self) -> frozenset[Resource]:
-        return frozenset(one for one in self.there if isinstance(one, Fabric | Bridge | Vxlan))
+        return frozenset(one for one in self.there if isinstance(one, Fabric | Router | Bridge | Vxlan))
 
     def taps(self, vpc: str) -> frozenset[str]:
         return frozenset(one.tap for one in self.there if isinstance(one, Plug) and one.vpc == vpc)
@@ -349,6 +353,10 @@ class FakeWires:
 
     def mend(self, vpc: str) -> None:
         self.mended.append(vpc)
+
+    def transits(self) -> dict[str, Transit]:
+        ways = (one.vpc for one in self.there if isinstance(one, Uplink))
+        return {vpc: transit(slot, POOLS) for slot, vpc in enumerate(sorted(ways), 1)}
 
     def counted(self, vpc: str) -> list[Counted]:
         return self.counters.get(vpc, [])
@@ -440,6 +448,7 @@ class FakePages:
         self.lines = dict(self.lines)
 
 
+POOLS = (ip_network("198.19.0.0/16"), ip_network("fd6c:76a1:93d0:1::/112"))
 POLICY = Policy(
     fabric="lvfabric", underlay_mtu=1500, local="192.0.2.10", port=4789, domain="vpc.internal", forwarders=(),
     ruleset="r1",
