@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lvagent.config_listen import check_listen
-from lvagent.config_uplink import UplinkSettings, check_uplink, is_nets
+from lvagent.config_uplink import UplinkSettings, check_uplink, is_domains, is_nets
 from lvagent.errors import SpecError
 
 DEFAULT_FILE = Path("/etc/lvagent/lvagent.toml")
@@ -355,6 +355,7 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "uplink.mtu": _between(1280, 65_535),
     "uplink.deny": is_nets,
     "uplink.routed": is_nets,
+    "uplink.private_names": is_domains,
     "uplink.underlay": _one_of("deny", "allow"),
     "uplink.foreign": _one_of("report", "accept"),
     "vpc.domain": _form(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", "a DNS name in lower case"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -9,6 +10,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from lvagent.errors import SpecError
 
 Net = IPv4Network | IPv6Network
+_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,11 @@ def is_nets(value: tuple[str, ...]) -> str:
     except ValueError:
         return "nets such as 10.0.0.0/8 or fd00::/8, without bits after the prefix"
     return ""
+
+
+def is_domains(value: tuple[str, ...]) -> str:
+    """Nothing if these are DNS names, else what would be right."""
+    return "" if all(map(_DOMAIN.fullmatch, value)) else "DNS names in lower case, such as corp.example"
 
 
 def check_uplink(settings: UplinkSettings) -> None:

@@ -357,9 +357,9 @@ class Agent(Told):
         self.revival.start()
 
     def heal(self, name: str) -> None:
-        """Bring the filter of a VPC, or the underlay side, back: somebody changed it. Nothing is removed.
+        """Bring the filter of a VPC, of root or of the underlay side back: somebody changed it. Nothing is removed.
 
-        :param name: of a VPC; of the underlay side's namespace otherwise.
+        :param name: of a VPC; '' for root; of the underlay side's namespace otherwise.
         """
         try:
             if not self._index.loaded:
@@ -367,7 +367,10 @@ class Agent(Told):
             if name in self._index.vpcs():
                 self._networks.heal(name)
             elif not names.VPC_NAME.match(name):
-                self._networks.heal_fabric()
+                if not name:
+                    self._networks.heal_router()
+                if name == self._networks.policy.fabric:
+                    self._networks.heal_fabric()
         except LvagentError as error:
             log.warning("%s: %s", name, error)
         except Exception:

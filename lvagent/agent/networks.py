@@ -72,7 +72,7 @@ class Networks:
 
     def trouble(self) -> Mapping[str, tuple[str, ...]]:
         """What keeps uplinks from being whole, by VPC; of '': what concerns all."""
-        return {vpc: (why,) for vpc, why in self.configs.broken().items()}
+        return {**{vpc: (why,) for vpc, why in self.configs.broken().items()}, "": self._wires.trouble()}
 
     def prepare(self) -> None:
         """Have ready what the first VPC would else have to wait for, and look how uplinks are on this host by now."""
@@ -80,6 +80,12 @@ class Networks:
             self._policy = dataclasses.replace(self._policy, uplinks=self._uplinks())
         self._wires.prepare()
         self._metadata.ready()
+        if self._outside():
+            self._wires.look()
+
+    def _outside(self) -> bool:
+        """Whether some VPC with a member has a way out."""
+        return any(self.policy.mode(vpc) is not UplinkMode.NONE for vpc in self._index.vpcs())
 
     def known(self) -> frozenset[str]:
         """Every VPC that is wanted, or of which something is there."""
@@ -150,9 +156,15 @@ class Networks:
 
     def heal_router(self) -> None:
         """Bring back what root has for uplinks, whatever somebody did to it."""
-        for vpc in sorted(self._index.vpcs()):
-            if self.policy.mode(vpc) is not UplinkMode.NONE:
-                self.wire(vpc)
+        ways = self._policy.uplinks
+        if ways is None or not self._outside():
+            return
+        with self.locks.fabric(alone=False):
+            if ways.router in self._wires.fabric():
+                self._wires.look()
+            else:
+                log.warning("the root namespace: somebody changed what uplinks need there")
+                self._wires.ensure([ways.router])
 
     def heal_fabric(self) -> None:
         """Bring the underlay side to what is wanted: any VPC that crosses it has it put right."""

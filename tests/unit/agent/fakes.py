@@ -308,6 +308,8 @@ class FakeWires:
         self.mended: list[str] = []
         self.in_root: set[str] = set()
         self.counters: dict[str, list[Counted]] = {}
+        self.troubles: tuple[str, ...] = ()
+        self.looks = 0
 
     def observe(self, vpc: str) -> frozenset[Resource]:
         return frozenset(one for one in self.there if getattr(one, "vpc", vpc) == vpc and self._of(one, vpc))
@@ -353,6 +355,12 @@ class FakeWires:
 
     def mend(self, vpc: str) -> None:
         self.mended.append(vpc)
+
+    def trouble(self) -> tuple[str, ...]:
+        return self.troubles
+
+    def look(self) -> None:
+        self.looks += 1
 
     def transits(self) -> dict[str, Transit]:
         ways = (one.vpc for one in self.there if isinstance(one, Uplink))
