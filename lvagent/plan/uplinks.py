@@ -82,6 +82,8 @@ def prefixes(subnets: Iterable[Subnet]) -> list[Net]:
 
 def routable(mode: UplinkMode, subnets: Iterable[Net], policy: UplinkPolicy) -> set[Net]:
     """Those of a VPC's prefixes that are routed to it."""
+    if mode is UplinkMode.NONE:
+        return set()
     as_is = {4, 6} - policy.translated(mode) - ({6} if policy.ipv6 == "none" else set())
     return {net for net in subnets if net.version in as_is and any(within(net, wide) for wide in policy.routed)}
 

@@ -15,7 +15,7 @@ from tests.host.uplink.world import DENIED, HOST, HOST6, LAN, PEER, PORT, WEB, W
 
 pytestmark = pytest.mark.host
 
-HASTE = 1.0
+HASTE = 0.4
 """Seconds after which nothing comes any more."""
 
 
