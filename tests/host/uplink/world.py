@@ -16,7 +16,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +25,9 @@ from lvagent.host import netns
 
 WEB, DENIED, WEB6 = "198.51.100.10", "198.51.100.66", "2001:db8:5::10"
 HOST, HOST6, ISP, LAN, PEER = "203.0.113.1", "2001:db8:1::1", "203.0.113.254", "192.0.2.1", "192.0.2.2"
-PORT, ECHO, DNS = 8080, 8081, 53
-HOP = 1280
+PORT, DNS = 8080, 53
+SOMEWHERE = "9.9.9.10"
+"""What names outside stand for; the nets for documentation count as private."""
 PLAN = """
 web   web0 far1 198.51.100.10/24,198.51.100.66/24,2001:db8:5::10/64  198.51.100.1,2001:db8:5::1 1500
 far   far1 web0 198.51.100.1/24,2001:db8:5::1/64  - 1500
@@ -251,7 +252,7 @@ def answers(raw: bytes) -> list[str]:
 
 @dataclass
 class Names:
-    """A DNS server: ``names`` have addresses, all others are WEB's. ``asked``: the names that it was asked for."""
+    """A DNS server: ``names`` have addresses, all others are SOMEWHERE. ``asked``: the names that it was asked for."""
 
     world: World
     place: str
@@ -262,11 +263,14 @@ class Names:
     def __post_init__(self) -> None:
         self._line = netns.inside(self.world.path(self.place), lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         self._line.bind((self.address, DNS))
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._line.settimeout(0.05)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
 
     def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
+        while not self._closed.is_set():
+            with contextlib.suppress(OSError):
                 raw, peer = self._line.recvfrom(4096)
                 self._line.sendto(self._answer(raw), peer)
 
@@ -277,7 +281,7 @@ class Names:
             name.append(raw[at + 1 : at + 1 + raw[at]].decode())
             at += 1 + raw[at]
         self.asked.append(".".join(name))
-        address = socket.inet_aton(self.names.get(".".join(name), WEB))
+        address = socket.inet_aton(self.names.get(".".join(name), SOMEWHERE))
         is_a = raw[end + 1 : end + 3] == b"\0\1"
         record = b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 60, 4) + address
         return (
@@ -286,6 +290,8 @@ class Names:
 
     def close(self) -> None:
         """Serve no more."""
+        self._closed.set()
+        self._thread.join()
         self._line.close()
 
 
@@ -297,12 +303,3 @@ def until(done: Callable[[], bool], seconds: float = 10) -> bool:
             return True
         stop.wait(0.02)
     return False
-
-
-@contextlib.contextmanager
-def all_closed(lines: Sequence[contextlib.AbstractContextManager[object]]) -> Iterator[None]:
-    """Close all of these at the end."""
-    with contextlib.ExitStack() as stack:
-        for one in lines:
-            stack.push(one.__exit__)
-        yield
