@@ -46,7 +46,8 @@ from lvagent.host.timelines import TimelineFiles
 from lvagent.host.tokens import TokenStore
 from lvagent.host.volumes import VolumeStore
 from lvagent.observe.events import LibvirtEvents, run_event_loop
-from lvagent.observe.filters import FilterWatch
+from lvagent.observe.filters import ROOT, FilterWatch
+from lvagent.observe.forwarding import ForwardingWatch
 from lvagent.observe.intake import Intake
 from lvagent.render.domain import DomainOptions
 from lvagent.render.unit import CAPABILITIES
@@ -152,6 +153,7 @@ def _serving(agent: Agent, settings: Settings) -> Iterator[queue.SimpleQueue[str
     api = _api(agent, settings)
     events = LibvirtEvents(settings.libvirt.uri, intake, agent.lose)
     filters = FilterWatch(settings.paths.netns, settings.fabric.netns, agent.heal)
+    forwarding = ForwardingWatch(lambda: agent.heal(ROOT))
     worker = threading.Thread(target=_watch, args=(agent, names, settings.sweep.interval), name="sweep")
     witness = threading.Thread(target=_witness, args=(agent, intake, names), name="witness")
     hooks.start()
@@ -162,11 +164,13 @@ def _serving(agent: Agent, settings: Settings) -> Iterator[queue.SimpleQueue[str
         agent.start()
         events.start()
         filters.start()
+        forwarding.start()
         yield names
     finally:
         names.put(STOP)
         agent.news.close()
         filters.stop()
+        forwarding.stop()
         events.stop()
         intake.close()
         api.stop()

@@ -16,6 +16,7 @@ from lvagent.errors import Conflict, HostError, SpecError
 from lvagent.failpoints import arm
 from lvagent.host import netns, rootfilter
 from lvagent.observe.filters import FilterWatch
+from lvagent.observe.forwarding import ForwardingWatch
 from lvagent.plan.resources import Router, Uplink
 from lvagent.spec.vpc import UplinkMode, VpcConfig
 from tests.host.uplink.conftest import ANYTHING, NAT, A, B, Site
@@ -187,6 +188,19 @@ def test_a_flush_in_root_is_noticed_and_healed_at_once(site: Site) -> None:
         quiet = len(heard)
         site.networks.bring(A)
         assert not until(lambda: len(heard) > quiet, 0.3)  # our own transactions are nothing to hear
+    finally:
+        watch.stop()
+
+
+def test_forwarding_that_somebody_switches_off_is_on_again_at_once(site: Site) -> None:
+    site.wishes.put(A, NAT)
+    site.guest(A, 5)
+    watch = ForwardingWatch(site.networks.heal_router)
+    watch.start()
+    try:
+        for name in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
+            site.world.run("host", "sysctl", "-qw", f"{name}=0")
+            assert until(lambda name=name: site.world.run("host", "sysctl", "-n", name) == "1\n", 0.9), name  # type: ignore[misc]
     finally:
         watch.stop()
 
