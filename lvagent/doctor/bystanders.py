@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from lvagent.doctor.findings import Finding, failed, passed, warned
-from lvagent.host.rootfilter import IP_FAMILIES, Chain, RootFilter, culprits, whose
+from lvagent.host.rootfilter import IP_FAMILIES, Chain, RootFilter, closed_to_uplinks, culprits, whose
 
 
 def _named(filters: RootFilter, chain: Chain, how: str) -> str:
@@ -75,3 +75,20 @@ def underlay(filters: RootFilter, port: int, *, segments: int) -> Iterator[Findi
 def _admits(filters: RootFilter, chain: Chain, port: int) -> bool:
     rules = [rule for one in filters.reached(chain) for rule in one.rules if "accept" in rule.verdicts]
     return any(rule.bare or any(first <= port <= last for first, last in rule.ports) for rule in rules)
+
+
+def uplinks(filters: RootFilter, *, there: int) -> Iterator[Finding]:
+    """Whether root lets what VPCs send out pass.
+
+    :param there: how many uplinks there are.
+    """
+    subject = "uplinks of VPCs"
+    found = [_named(filters, chain, how) for chain, how in closed_to_uplinks(filters)]
+    remedy = 'set uplink.foreign to accept, or accept iifname "ux-*" and oifname "ux-*" there'
+    for text in found:
+        if there:
+            yield failed(subject, f"{text}. It drops what {there} VPCs send out", remedy)
+        else:
+            yield warned(subject, f"{text}. It would drop what VPCs send out, and none has an uplink", remedy)
+    if not found:
+        yield passed(subject, f"no chain of the root namespace drops what they forward; there are {there}")

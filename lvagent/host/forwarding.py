@@ -71,9 +71,15 @@ class Forwarding:
         document = {"boot": host.boot_id(), "was": was}
         files.write(self._file, json.dumps(document, indent=2) + "\n", mode=0o600)
 
-    def restore(self) -> None:
-        """Put back what was there, and forget it."""
+    def restore(self, user: str = "") -> None:
+        """Put back what was there, and forget it.
+
+        :param user: who else needs forwarding by now; then it stays on, and is his. Empty: nobody.
+        """
         was = self.remembered()
+        if user and was:
+            log.warning("forwarding stays on in root: it was off before there were uplinks, and %s needs it now", user)
+            was = {}
         with translated("forwarding", "switch off"):
             for name in sorted(was, key=lambda one: one not in (V4, V6)):  # these put others to their defaults
                 now = _read(name)

@@ -34,6 +34,12 @@ WHOSE = (
 )
 """Beginnings of names of tables and chains, and who makes them."""
 
+FORWARDERS = ("Docker", "Kubernetes", "a CNI plugin", "libvirt's own networks", "podman")
+"""Those of them that need forwarding: they switch it on where it is off, and where it is on rely on it."""
+
+UPLINK_COMMENT = "lvagent uplinks"
+"""By which our rules in chains of others are known."""
+
 LEGACY = ("/proc/net/ip_tables_names", "/proc/net/ip6_tables_names")
 
 
@@ -220,3 +226,13 @@ def culprits(filters: RootFilter, hook: str, families: tuple[str, ...]) -> Itera
 
 def _drops_all(rule: Rule) -> bool:
     return rule.bare and bool(rule.verdicts & {"drop", "reject"})
+
+
+def closed_to_uplinks(filters: RootFilter) -> Iterator[tuple[Chain, str]]:
+    """The base chains of others that drop what is forwarded and let no uplink pass; each with how."""
+    for chain, how in culprits(filters, "forward", IP_FAMILIES):
+        rules = [rule for one in filters.reached(chain) for rule in one.rules if "accept" in rule.verdicts]
+        if not any(
+            rule.comment == UPLINK_COMMENT or any(name.startswith("ux-") for name in rule.links) for rule in rules
+        ):
+            yield chain, how

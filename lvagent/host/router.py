@@ -20,14 +20,12 @@ from lvagent.host import files, nft_read, rootfilter
 from lvagent.host.forwarding import Forwarding
 from lvagent.host.netspace import Netspace, translated
 from lvagent.host.nft_read import INET
-from lvagent.host.rootfilter import IP_FAMILIES, Chain, RootFilter
+from lvagent.host.rootfilter import UPLINK_COMMENT as COMMENT
+from lvagent.host.rootfilter import Chain, RootFilter
 from lvagent.plan.resources import Router
 from lvagent.render.nft import TABLE
 
 log = logging.getLogger(__name__)
-
-COMMENT = "lvagent uplinks"
-"""By which our rules in chains of others are known."""
 
 WAYS = ('iifname "ux-*"', 'oifname "ux-*"')
 
@@ -87,7 +85,7 @@ class RouterSide:
         except HostError as error:
             self.trouble = (f"whether others drop what is forwarded is not known: {error}",)
             return
-        self.trouble = tuple(_told(found, chain, how) for chain, how in closed(found))
+        self.trouble = tuple(_told(found, chain, how) for chain, how in rootfilter.closed_to_uplinks(found))
         if found.legacy:
             tables = ", ".join(found.legacy)
             self.trouble += (
@@ -96,7 +94,7 @@ class RouterSide:
 
     def _open(self, found: RootFilter) -> bool:
         """Put our rules into the chains that drop; whether there are such."""
-        chains = [_place(found, chain) for chain, _ in closed(found)]
+        chains = [_place(found, chain) for chain, _ in rootfilter.closed_to_uplinks(found)]
         for chain in chains:
             where = f"{chain.family} {chain.table} {chain.name}"
             rules = "".join(f'insert rule {where} {way} counter accept comment "{COMMENT}"\n' for way in WAYS)
@@ -111,7 +109,8 @@ class RouterSide:
         """Forward no more, if it was off before; take our rules out of chains of others, and the table away."""
         with self._locked():
             root = self._root()
-            root.inside(self._forwarding.restore)
+            user = self._user(root)
+            root.inside(lambda: self._forwarding.restore(user))
             point("router.restored")
             self._close(root)
             with translated("the filter of root", "read"):
@@ -119,6 +118,15 @@ class RouterSide:
             if there:
                 root.nft.run(f"delete table inet {TABLE}\n", "the filter of root", "remove")
             self.trouble = ()
+
+    def _user(self, root: Netspace) -> str:
+        """Who else forwards here by the look of the filter, and found forwarding on; '' if nobody does."""
+        try:
+            found = root.inside(rootfilter.read)
+        except HostError as error:
+            return f"somebody, perhaps ({error})"
+        owners = (rootfilter.whose(found, chain) for chain in found.chains)
+        return next((owner for owner in owners if owner in rootfilter.FORWARDERS), "")
 
     def _close(self, root: Netspace) -> None:
         """Take our rules out of chains of others; they are looked for whatever the setting says now."""
@@ -135,19 +143,6 @@ class RouterSide:
         ]
         if gone:
             root.nft.run("".join(gone), "rules of uplinks", "remove")
-
-
-def closed(found: RootFilter) -> Iterator[tuple[Chain, str]]:
-    """The base chains of others that drop what is forwarded, and let no uplink pass; each with how."""
-    for chain, how in rootfilter.culprits(found, "forward", IP_FAMILIES):
-        if not _lets_pass(found, chain):
-            yield chain, how
-
-
-def _lets_pass(found: RootFilter, chain: Chain) -> bool:
-    """Whether a chain accepts all that comes from uplinks and goes to them."""
-    rules = [rule for one in found.reached(chain) for rule in one.rules if "accept" in rule.verdicts]
-    return any(rule.comment == COMMENT or any(name.startswith("ux-") for name in rule.links) for rule in rules)
 
 
 def _place(found: RootFilter, chain: Chain) -> Chain:

@@ -342,7 +342,11 @@ def test_by_setting_a_chain_of_others_lets_uplinks_pass(sites: Callable[..., Sit
     site.networks.heal_router()
     assert guest.ask(WEB, PORT, name) == HOST
     site.drop(A)
-    assert state(site) == before
+    after = state(site)
+    if name == "docker":  # it found forwarding on, and lives by it now
+        assert "net.ipv4.ip_forward = 1" in str(after.pop("sysctls"))
+        del before["sysctls"]
+    assert after == before
     assert not [rule for chain in rootfilter.read().chains for rule in chain.rules if rule.comment]
 
 
