@@ -105,8 +105,8 @@ def vpcs(
     for name in sorted({*subnets, *policy.vpcs}):
         view = _vpc(name, subnets[name], policy)
         gateways = [gateway for one in view.subnets for gateway in (one.gateway_v4, one.gateway_v6) if gateway]
-        troubles = (*trouble.get(name, ()), *(trouble.get("", ()) if view.vms else ()))
-        uplink = _uplink(name, gateways, policy, transits.get(name), troubles)
+        common = trouble.get("", ()) if view.vms and policy.mode(name) is not UplinkMode.NONE else ()
+        uplink = _uplink(name, gateways, policy, transits.get(name), (*trouble.get(name, ()), *common))
         found.append(dataclasses.replace(view, uplink=uplink))
     return tuple(found)
 
@@ -116,7 +116,7 @@ def _uplink(
 ) -> UplinkView:
     mode, ways = policy.mode(vpc), policy.uplinks
     if mode is UplinkMode.NONE or ways is None:
-        return UplinkView(mode.value)
+        return UplinkView(mode.value, trouble=trouble)
     routes = uplinks.routable(mode, [ip_interface(one).network for one in gateways], ways)
     return UplinkView(
         mode=mode.value,

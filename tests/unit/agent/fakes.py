@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lxml import etree
 
+from lvagent.agent.configs import Kept, VpcConfigs
 from lvagent.agent.core import Agent, Parts
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
@@ -481,6 +482,8 @@ class FakeHost:
         self.domains.ended = self.wires.unplug
         self.pages = FakePages()
         self.console = b""
+        self.policy = POLICY
+        self.wishes: Kept | None = None
         self._locks = locks
         self.now = 1000.0
         self.going_down = False
@@ -488,7 +491,8 @@ class FakeHost:
     def agent(self, *, boot_id: str = "boot-1", sweep: bool = True, settings: Settings | None = None) -> Agent:
         news = News(lambda vm: index.vpcs_of(vm))
         index = Index(Reporter(news))
-        networks = Networks(index, self.wires, self.dhcp, self.metadata, POLICY, self._locks)
+        configs = VpcConfigs(self.wishes)
+        networks = Networks(index, self.wires, self.dhcp, self.metadata, self.policy, self._locks, configs)
         options = DomainOptions(accel="qemu", emulator="/usr/bin/qemu-system-x86_64")
         timeline = Timeline(self.pages, lambda _vm, count: self.console[-count:])
         made = Agent(
