@@ -160,11 +160,8 @@ class Networks:
         if ways is None or not self._outside():
             return
         with self.locks.fabric(alone=False):
-            if ways.router in self._wires.fabric():
-                self._wires.look()
-            else:
-                log.warning("the root namespace: somebody changed what uplinks need there")
-                self._wires.ensure([ways.router])
+            if self._wires.mend_router(ways.router):
+                log.warning("the root namespace: somebody changed what uplinks need there; it is as it was")
 
     def heal_fabric(self) -> None:
         """Bring the underlay side to what is wanted: any VPC that crosses it has it put right."""

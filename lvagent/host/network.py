@@ -235,6 +235,10 @@ class Network:
         """What of others on this host is in the way of uplinks, as it was when last looked at."""
         return self._router.trouble
 
+    def mend_router(self, router: Router) -> bool:
+        """Bring back what root has for uplinks if somebody changed it; whether that was so."""
+        return self._router.mend(router)
+
     def look(self) -> None:
         """Look whether something of others on this host is in the way of uplinks. Never raises."""
         self._router.look()

@@ -66,15 +66,27 @@ class RouterSide:
         :raise HostError: nft refused, or forwarding cannot be switched on.
         """
         with self._locked():
-            root = self._root()
-            with translated("the filter of root", "read"):
-                loaded = nft_read.table_comment(root.netfilter, INET)
-            if loaded != wanted.digest:
-                root.nft.run(wanted.text, "the filter of root")
-            point("router.filtered")
-            root.inside(lambda: self._forwarding.ensure(ipv6=wanted.ipv6))
-            point("router.forwarding")
+            self._make(wanted)
         self.look()
+
+    def mend(self, wanted: Router) -> bool:
+        """Make it again if somebody changed it; whether that was so. Then look who else has a say by now."""
+        with self._locked():  # what is just being made is no change of somebody's
+            sound = self.observe() == wanted
+            if not sound:
+                self._make(wanted)
+        self.look()
+        return not sound
+
+    def _make(self, wanted: Router) -> None:
+        root = self._root()
+        with translated("the filter of root", "read"):
+            loaded = nft_read.table_comment(root.netfilter, INET)
+        if loaded != wanted.digest:
+            root.nft.run(wanted.text, "the filter of root")
+        point("router.filtered")
+        root.inside(lambda: self._forwarding.ensure(ipv6=wanted.ipv6))
+        point("router.forwarding")
 
     def look(self) -> None:
         """Look who else drops what uplinks forward; by setting, have them let it pass. Never raises."""

@@ -363,6 +363,13 @@ class FakeWires:
     def look(self) -> None:
         self.looks += 1
 
+    def mend_router(self, router: Router) -> bool:
+        self.looks += 1
+        if router in self.there:
+            return False
+        self.ensure([router])
+        return True
+
     def transits(self) -> dict[str, Transit]:
         ways = (one.vpc for one in self.there if isinstance(one, Uplink))
         return {vpc: transit(slot, POOLS) for slot, vpc in enumerate(sorted(ways), 1)}
