@@ -43,7 +43,7 @@ class VpcWishes:
         self._ready()
         with self._locks.hold(vpc):
             if self._networks.configs.get(vpc) == config:
-                self._networks.converge(vpc)
+                self._converge(vpc)
                 return
             self._check(vpc, config)
             self._change(vpc, config)
@@ -69,7 +69,7 @@ class VpcWishes:
             undo.add(self._back, vpc, configs.get(vpc))
             configs.set(vpc, config)
             point("vpc.wished")
-            self._networks.converge(vpc)
+            self._converge(vpc)
             point("vpc.converged")
             configs.keep(vpc)
             point("vpc.kept")
@@ -77,8 +77,13 @@ class VpcWishes:
 
     def _back(self, vpc: str, former: VpcConfig | None) -> None:
         self._networks.configs.set(vpc, former)
-        self._networks.converge(vpc)
+        self._converge(vpc)
         self._networks.configs.keep(vpc)
+
+    def _converge(self, vpc: str) -> None:
+        """Bring the VPC to what is wanted, if there is anything of it: a name that is only named leaves nothing."""
+        if vpc in self._networks.known():
+            self._networks.converge(vpc)
 
     def _check(self, vpc: str, config: VpcConfig) -> None:
         policy = self._networks.policy_with(vpc, config)
