@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lvagent.config_listen import check_listen
+from lvagent.config_uplink import UplinkSettings, check_uplink, is_domains, is_nets
 from lvagent.errors import SpecError
 
 DEFAULT_FILE = Path("/etc/lvagent/lvagent.toml")
@@ -100,8 +101,13 @@ class FabricSettings:
 
 @dataclass(frozen=True, slots=True)
 class Vpc:
-    """What a VPC gets unless told otherwise. ``domain``: DNS domain inside. ``lease``: seconds."""
+    """What a VPC gets unless told otherwise. ``uplink``: none, nat, routed. ``domain``: DNS domain inside.
 
+    ``lease``: seconds. ``forwarders``: DNS servers for names outside; empty: the host's. ``metadata``: is it served.
+    """
+
+    uplink: str = "none"
+    metadata: bool = True
     domain: str = "vpc.internal"
     lease: int = 3600
     forwarders: tuple[str, ...] = ()
@@ -192,6 +198,7 @@ class Settings:
     libvirt: Libvirt = field(default_factory=Libvirt)
     fabric: FabricSettings = field(default_factory=FabricSettings)
     vpc: Vpc = field(default_factory=Vpc)
+    uplink: UplinkSettings = field(default_factory=UplinkSettings)
     filter: FilterSettings = field(default_factory=FilterSettings)
     guests: Guests = field(default_factory=Guests)
     volumes: Volumes = field(default_factory=Volumes)
@@ -343,6 +350,14 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "fabric.local": _addresses,
     "fabric.mtu": _between(1350, 65_535),
     "fabric.port": _between(1, 65_535),
+    "vpc.uplink": _one_of("none", "nat", "routed"),
+    "uplink.ipv6": _one_of("none", "nat66", "routed"),
+    "uplink.mtu": _between(1280, 65_535),
+    "uplink.deny": is_nets,
+    "uplink.routed": is_nets,
+    "uplink.private_names": is_domains,
+    "uplink.underlay": _one_of("deny", "allow"),
+    "uplink.foreign": _one_of("report", "accept"),
     "vpc.domain": _form(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", "a DNS name in lower case"),
     "vpc.lease": _between(120, 1 << 31),
     "vpc.forwarders": _addresses,
@@ -377,3 +392,4 @@ def _check(settings: Settings) -> None:
         if not getattr(settings.paths, entry.name).startswith("/"):
             raise SpecError(f"paths.{entry.name}", "is not an absolute path", "begin with /")
     check_listen(settings.api)
+    check_uplink(settings.uplink)

@@ -16,7 +16,7 @@ from pathlib import Path
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
 from lvagent.agent.plug import check_phase, check_taps, entry_of, parse_domain, taps_of
-from lvagent.agent.policy import locks_folder, policy
+from lvagent.agent.policy import configs, locks_folder, policy
 from lvagent.agent.trace import Trace
 from lvagent.config import Settings, load
 from lvagent.errors import HostError, LvagentError
@@ -27,6 +27,7 @@ from lvagent.host.timelines import TimelineFiles
 from lvagent.host.volumes import VolumeStore
 from lvagent.plan import wanted
 from lvagent.plan.resources import Dhcp
+from lvagent.plan.wanted import Policy
 from lvagent.render.element import find_element, parse_element
 from lvagent.spec.vm import VmConfig
 
@@ -51,18 +52,19 @@ def alone(vm: str, xml: str, settings: Settings) -> None:
     index = Index()
     index.adopt(entry)
     dhcp, metadata = DhcpServer(settings), MetadataService(settings)
-    networks = Networks(index, Network(settings), dhcp, metadata, policy(settings), locks_folder(settings))
+    networks = Networks(
+        index, Network(settings), dhcp, metadata, policy(settings), locks_folder(settings), configs(settings)
+    )
     networks.plug(entry.spec, taps, lambda: True, Trace(), within=LOCK_SECONDS)
     note = {"at": time.time(), "kind": "plugged", "vpcs": entry.spec.vpcs, "detail": {"by": "the hook, working alone"}}
     TimelineFiles(Path(settings.paths.state)).append(vm, note)
     for vpc in entry.spec.vpcs:
         with networks.locks.services(vpc, within=LOCK_SECONDS):
-            _serve(vpc, entry.spec, dhcp, metadata, settings)
+            _serve(vpc, entry.spec, dhcp, metadata, networks.policy)
     networks.close()
 
 
-def _serve(vpc: str, spec: VmConfig, dhcp: DhcpServer, metadata: MetadataService, settings: Settings) -> None:
-    rules = policy(settings)
+def _serve(vpc: str, spec: VmConfig, dhcp: DhcpServer, metadata: MetadataService, rules: Policy) -> None:
     own = wanted.dhcp(vpc, [spec], rules)
     if own is not None:
         there = dhcp.observe(vpc)
@@ -82,6 +84,7 @@ def _with(there: Dhcp, own: Dhcp) -> Dhcp:
         subnets=tuple(subnets[name] for name in sorted(subnets)),
         hosts=tuple(hosts[key] for key in sorted(hosts)),
         forwarders=there.forwarders,
+        private=there.private,
     )
 
 

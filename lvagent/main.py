@@ -24,7 +24,7 @@ from lvagent.agent.core import Agent, Parts
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
 from lvagent.agent.news import News
-from lvagent.agent.policy import domain_options, locks_folder, policy
+from lvagent.agent.policy import configs, domain_options, locks_folder, policy, uplink_policy
 from lvagent.agent.tidings import Reporter
 from lvagent.agent.timeline import Timeline
 from lvagent.api.app import create_app
@@ -46,7 +46,8 @@ from lvagent.host.timelines import TimelineFiles
 from lvagent.host.tokens import TokenStore
 from lvagent.host.volumes import VolumeStore
 from lvagent.observe.events import LibvirtEvents, run_event_loop
-from lvagent.observe.filters import FilterWatch
+from lvagent.observe.filters import ROOT, FilterWatch
+from lvagent.observe.forwarding import ForwardingWatch
 from lvagent.observe.intake import Intake
 from lvagent.render.domain import DomainOptions
 from lvagent.render.unit import CAPABILITIES
@@ -62,13 +63,16 @@ def build(settings: Settings) -> Agent:
     news = News(lambda vm: index.vpcs_of(vm))
     index = Index(Reporter(news))
     options = domain_options(settings)
+    rules = policy(settings)
     networks = Networks(
         index,
         Network(settings),
         DhcpServer(settings),
         MetadataService(settings),
-        policy(settings),
+        rules,
         locks_folder(settings),
+        configs(settings),
+        lambda: uplink_policy(settings, rules.local),
     )
     return Agent(
         Parts(
@@ -150,6 +154,7 @@ def _serving(agent: Agent, settings: Settings) -> Iterator[queue.SimpleQueue[str
     api = _api(agent, settings)
     events = LibvirtEvents(settings.libvirt.uri, intake, agent.lose)
     filters = FilterWatch(settings.paths.netns, settings.fabric.netns, agent.heal)
+    forwarding = ForwardingWatch(lambda: agent.heal(ROOT))
     worker = threading.Thread(target=_watch, args=(agent, names, settings.sweep.interval), name="sweep")
     witness = threading.Thread(target=_witness, args=(agent, intake, names), name="witness")
     hooks.start()
@@ -160,11 +165,13 @@ def _serving(agent: Agent, settings: Settings) -> Iterator[queue.SimpleQueue[str
         agent.start()
         events.start()
         filters.start()
+        forwarding.start()
         yield names
     finally:
         names.put(STOP)
         agent.news.close()
         filters.stop()
+        forwarding.stop()
         events.stop()
         intake.close()
         api.stop()
@@ -223,6 +230,7 @@ def make_folders(settings: Settings) -> None:
     for folder, mode in (
         (paths.run, 0o755),
         (paths.state, 0o700),
+        (paths.vpcs, 0o700),
         (paths.images, 0o755),
         *((folder, 0o711) for folder in settings.volumes.folders),
     ):

@@ -23,6 +23,7 @@ from lvagent.agent.strays import Strays
 from lvagent.agent.told import Told
 from lvagent.agent.trace import Trace, Watch
 from lvagent.agent.vms import Vms
+from lvagent.agent.vpcs import VpcWishes
 from lvagent.agent.wishes import restart_needed
 from lvagent.agent.witness import Witness
 from lvagent.errors import Conflict, LvagentError, NotFound, Unavailable
@@ -40,9 +41,11 @@ from lvagent.spec.status import (
     Readiness,
     Settling,
     VmStatus,
+    VpcView,
 )
 from lvagent.spec.strays import StraysView, StrayView, SweepView
 from lvagent.spec.vm import VmConfig
+from lvagent.spec.vpc import VpcConfig
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +93,7 @@ class Agent(Told):
         self.happened = self._witness.happened
         self.observe = self._witness.observe
         self.plugger = Plugger(parts.index, parts.networks, parts.volumes, self._beside, parts.timeline)
+        self._wishes = VpcWishes(parts.index, parts.networks, self._ready)
         self._swept = threading.Event()
         self._sweeping = threading.Lock()
         self._trouble = "the first sweep is not done"
@@ -184,6 +188,15 @@ class Agent(Told):
                 self._settler.settle(entry, how, trace)
             self._recovery.look(vm)
             return self._status(self._entry(vm))
+
+    def put_vpc(self, vpc: str, config: VpcConfig) -> VpcView:
+        """Want this of a VPC; see ``agent.vpcs``."""
+        self._wishes.put(vpc, config)
+        return self.vpc(vpc)
+
+    def delete_vpc(self, vpc: str) -> None:
+        """Forget what was wanted of a VPC; see ``agent.vpcs``."""
+        self._wishes.drop(vpc)
 
     # what is told
 
@@ -350,9 +363,9 @@ class Agent(Told):
         self.revival.start()
 
     def heal(self, name: str) -> None:
-        """Bring the filter of a VPC, or the underlay side, back: somebody changed it. Nothing is removed.
+        """Bring the filter of a VPC, of root or of the underlay side back: somebody changed it. Nothing is removed.
 
-        :param name: of a VPC; of the underlay side's namespace otherwise.
+        :param name: of a VPC; '' for root; of the underlay side's namespace otherwise.
         """
         try:
             if not self._index.loaded:
@@ -360,7 +373,10 @@ class Agent(Told):
             if name in self._index.vpcs():
                 self._networks.heal(name)
             elif not names.VPC_NAME.match(name):
-                self._networks.heal_fabric()
+                if not name:
+                    self._networks.heal_router()
+                if name == self._networks.policy.fabric:
+                    self._networks.heal_fabric()
         except LvagentError as error:
             log.warning("%s: %s", name, error)
         except Exception:

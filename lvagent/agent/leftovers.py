@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lvagent.agent.index import Index
 from lvagent.agent.wires import Dhcps, Metadatas, Wires
 from lvagent.errors import LvagentError
 from lvagent.plan import diff, wanted
-from lvagent.plan.resources import Bridge, Fabric, Plug, Resource, Veth, Vxlan
+from lvagent.plan.resources import Bridge, Fabric, Plug, Resource, Router, Uplink, Veth, Vxlan
 from lvagent.plan.wanted import Policy
 from lvagent.spec import names
 from lvagent.spec.strays import LooseObject
@@ -21,7 +21,9 @@ HELD = "no VM wants it; it stays while {taps} is in the VPC"
 class Leftovers:
     """Looks; removes nothing."""
 
-    def __init__(self, index: Index, wires: Wires, dhcp: Dhcps, metadata: Metadatas, policy: Policy) -> None:
+    def __init__(
+        self, index: Index, wires: Wires, dhcp: Dhcps, metadata: Metadatas, policy: Callable[[], Policy]
+    ) -> None:
         self._index = index
         self._wires = wires
         self._dhcp = dhcp
@@ -63,9 +65,9 @@ class Leftovers:
 
     def excess(self, vpc: str, there: frozenset[Resource], members: Sequence[VmConfig]) -> list[Resource]:
         """Those of a VPC's own resources that its members do not want."""
-        wish = wanted.network(vpc, members, self._policy)
+        wish = wanted.network(vpc, members, self._policy())
         gone = diff.subtract(wish, there).remove
-        return [one for one in gone if not isinstance(one, Fabric | Bridge | Vxlan)]
+        return [one for one in gone if not isinstance(one, Fabric | Bridge | Vxlan | Router)]
 
     def unknown(self, there: frozenset[Resource], members: Sequence[VmConfig]) -> list[str]:
         """The taps in a VPC that no member has: of a running guest whose domain cannot be read, or is gone."""
@@ -73,16 +75,27 @@ class Leftovers:
         return sorted({one.tap for one in there if isinstance(one, Plug)} - known)
 
     def fabric(self) -> list[Resource]:
-        """What of the underlay side no member of any VPC crosses, and no veth hangs on any more."""
-        kept = wanted.crossed((entry.carried for entry in self._index.all()), self._policy)
+        """What all VPCs share and no member of any needs, and no veth or uplink hangs on any more."""
+        kept = wanted.crossed((entry.carried for entry in self._index.all()), self._policy())
         gone = [resource for resource in self._wires.fabric() if diff.identity(resource) not in kept]
         return self._uncrossed(gone) if gone else []
 
     def _uncrossed(self, resources: Sequence[Resource]) -> list[Resource]:
-        """Those on which no veth hangs any more; others go with the VPC that they are for."""
-        there = (one for vpc in self._wires.vpcs() for one in self._wires.observe(vpc))
-        used = {one.vni for one in there if isinstance(one, Veth)}
-        return [one for one in resources if not (one.vni in used if isinstance(one, Bridge | Vxlan) else used)]
+        """Those on which no veth and no uplink hangs any more; others go with the VPC that they are for."""
+        there = [one for vpc in self._wires.vpcs() for one in self._wires.observe(vpc)]
+        vnis = {one.vni for one in there if isinstance(one, Veth)}
+        routed = any(isinstance(one, Uplink) for one in there)
+
+        def used(one: Resource) -> bool:
+            match one:
+                case Bridge(vni=vni) | Vxlan(vni=vni):
+                    return vni in vnis
+                case Router():
+                    return routed
+                case _:
+                    return bool(vnis)
+
+        return [one for one in resources if not used(one)]
 
 
 def _loose(one: Resource, why: str) -> LooseObject:

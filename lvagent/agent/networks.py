@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from lvagent.agent.configs import VpcConfigs
 from lvagent.agent.counters import Counters
 from lvagent.agent.index import Index
 from lvagent.agent.leftovers import Leftovers
@@ -19,12 +20,14 @@ from lvagent.agent.trace import Trace
 from lvagent.agent.wires import Dhcps, Metadatas, Wires
 from lvagent.errors import HostError
 from lvagent.failpoints import point
-from lvagent.plan import diff, firewall, wanted
+from lvagent.plan import diff, firewall, uplinks, wanted
 from lvagent.plan.resources import Dhcp, Fabric, Filter, Firewall, Plug, PortFilter, Ruleset
+from lvagent.plan.uplinks import Transit, UplinkPolicy
 from lvagent.plan.wanted import Policy
 from lvagent.spec import names
 from lvagent.spec.vm import Network as NetworkConfig
 from lvagent.spec.vm import VmConfig
+from lvagent.spec.vpc import UplinkMode, VpcConfig
 
 log = logging.getLogger(__name__)
 
@@ -33,21 +36,56 @@ class Networks:
     """The VPCs of this host. Every method may be called by many threads."""
 
     def __init__(
-        self, index: Index, wires: Wires, dhcp: Dhcps, metadata: Metadatas, policy: Policy, locks: Path
+        self,
+        index: Index,
+        wires: Wires,
+        dhcp: Dhcps,
+        metadata: Metadatas,
+        policy: Policy,
+        locks: Path,
+        configs: VpcConfigs | None = None,
+        uplinks: Callable[[], UplinkPolicy | None] | None = None,
     ) -> None:
         self._index = index
         self._wires = wires
         self._dhcp = dhcp
         self._metadata = metadata
-        self.policy = policy
+        self._policy = policy
+        self._uplinks = uplinks
+        self.configs = configs or VpcConfigs()
         self.locks = VpcLocks(locks)
         self.counters = Counters(wires.counted)
-        self.leftovers = Leftovers(index, wires, dhcp, metadata, policy)
+        self.leftovers = Leftovers(index, wires, dhcp, metadata, lambda: self.policy)
+
+    @property
+    def policy(self) -> Policy:
+        """What the wanted resources depend on, as it is wanted now."""
+        return dataclasses.replace(self._policy, vpcs=self.configs.all())
+
+    def policy_with(self, vpc: str, config: VpcConfig) -> Policy:
+        """The policy if this were wanted of a VPC."""
+        return dataclasses.replace(self._policy, vpcs={**self.configs.all(), vpc: config})
+
+    def transits(self) -> Mapping[str, Transit]:
+        """The addresses of the uplinks that are there, by VPC."""
+        return self._wires.transits()
+
+    def trouble(self) -> Mapping[str, tuple[str, ...]]:
+        """What keeps uplinks from being whole, by VPC; of '': what concerns all."""
+        return {**{vpc: (why,) for vpc, why in self.configs.broken().items()}, "": self._wires.trouble()}
 
     def prepare(self) -> None:
-        """Have ready what the first VPC would else have to wait for."""
+        """Have ready what the first VPC would else have to wait for, and look how uplinks are on this host by now."""
+        if self._uplinks is not None:
+            self._policy = dataclasses.replace(self._policy, uplinks=self._uplinks())
         self._wires.prepare()
         self._metadata.ready()
+        if self._outside():
+            self._wires.look()
+
+    def _outside(self) -> bool:
+        """Whether some VPC with a member has a way out."""
+        return any(self.policy.mode(vpc) is not UplinkMode.NONE for vpc in self._index.vpcs())
 
     def known(self) -> frozenset[str]:
         """Every VPC that is wanted, or of which something is there."""
@@ -116,6 +154,15 @@ class Networks:
             self._wires.mend(vpc)
         self.wire(vpc)
 
+    def heal_router(self) -> None:
+        """Bring back what root has for uplinks, whatever somebody did to it."""
+        ways = self._policy.uplinks
+        if ways is None or not self._outside():
+            return
+        with self.locks.fabric(alone=False):
+            if self._wires.mend_router(ways.router):
+                log.warning("the root namespace: somebody changed what uplinks need there; it is as it was")
+
     def heal_fabric(self) -> None:
         """Bring the underlay side to what is wanted: any VPC that crosses it has it put right."""
         for vpc in sorted(self._index.vpcs()):
@@ -133,6 +180,8 @@ class Networks:
         there = self._wires.observe(vpc)
         unknown = self.leftovers.unknown(there, members)
         wish = wanted.network(vpc, members, self.policy)
+        if vpc in self.configs.broken():  # whether it shall have a way out is not known
+            wish = uplinks.keeping(wish, there)
         if unknown or not self._index.loaded:  # who else is in the VPC is not known
             wish = firewall.joined(wish, there, members)
         steps = diff.subtract(wish, there)
@@ -181,7 +230,7 @@ class Networks:
     def _serve_metadata(self, vpc: str, members: tuple[VmConfig, ...]) -> None:
         wish = wanted.metadata(vpc, members, self.policy)
         if wish is None:
-            if not self._wires.taps(vpc):
+            if not self.policy.config(vpc).metadata or not self._wires.taps(vpc):
                 self._metadata.remove(vpc)
                 point("metadata.removed")
         elif self._metadata.observe(vpc) != self._metadata.digest(wish):

@@ -3,33 +3,96 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 from pathlib import Path
 
+from lvagent.agent.configs import VpcConfigs
 from lvagent.config import Settings
-from lvagent.errors import SpecError
+from lvagent.config_uplink import nets
+from lvagent.errors import LvagentError, SpecError
 from lvagent.host import host
+from lvagent.host.wishes import WishFiles
+from lvagent.plan.uplinks import UplinkPolicy
 from lvagent.plan.wanted import Policy
-from lvagent.render import nft
+from lvagent.render import nft, uplinks
 from lvagent.render.domain import DomainOptions
+from lvagent.spec import names
+from lvagent.spec.addresses import Net
+from lvagent.spec.vpc import UplinkMode
 
 log = logging.getLogger(__name__)
+
+Interface = IPv4Interface | IPv6Interface
 
 CONSOLES = "/var/log/libvirt/qemu"
 """Where the consoles' logs are: a folder that virtlogd may write to under every profile."""
 
 
 def policy(settings: Settings) -> Policy:
-    """What the wanted resources depend on."""
+    """What the wanted resources depend on, but for what is wanted of VPCs (``configs``)."""
+    local = settings.fabric.local or host.underlay_address()
     return Policy(
         fabric=settings.fabric.netns,
         underlay_mtu=settings.fabric.mtu,
-        local=settings.fabric.local or host.underlay_address(),
+        local=local,
         port=settings.fabric.port,
         domain=settings.vpc.domain,
         forwarders=settings.vpc.forwarders,
         ruleset=nft.base_digest(limits=settings.filter),
         limits=settings.filter,
+        uplink=UplinkMode(settings.vpc.uplink),
+        metadata=settings.vpc.metadata,
+        uplinks=uplink_policy(settings, local),
     )
+
+
+def configs(settings: Settings) -> VpcConfigs:
+    """What is wanted of VPCs, by their files."""
+    return VpcConfigs(WishFiles(Path(settings.paths.vpcs), names.VPC_NAME))
+
+
+def uplink_policy(settings: Settings, local: str) -> UplinkPolicy:
+    """How uplinks are on this host as it is now: its DNS servers and networks may change while the agent runs.
+
+    :param local: the address of the VTEP, '' if there is none.
+    """
+    ways, own = settings.uplink, _addresses()
+    pools = nets((ways.pool_v4, ways.pool_v6))
+    denied = [*nets(ways.deny), *(underlay(local, own) if ways.underlay == "deny" else ())]
+    resolvers = tuple(one for one in host.resolvers() if one not in {str(address.ip) for address in own})
+    asked = dict.fromkeys(map(ip_address, (*settings.vpc.forwarders, *resolvers)))
+    ipv6 = ways.ipv6 != "none"
+    kinds = (frozenset({4, 6}), frozenset({4}), frozenset[int]())
+    return UplinkPolicy(
+        pools=pools if ipv6 else pools[:1],
+        mtu=ways.mtu,
+        ipv6=ways.ipv6,
+        routed=nets(ways.routed),
+        resolvers=resolvers,
+        own=frozenset(one.ip for one in own),
+        private=ways.private_names,
+        router=uplinks.router(pools, denied, asked, ipv6=ipv6),
+        tables={kind: uplinks.table(pools, denied, kind) for kind in kinds},
+    )
+
+
+def underlay(local: str, own: Iterable[Interface]) -> list[Net]:
+    """The networks of the interface with this address: what other hosts have there is not for guests.
+
+    :param own: the addresses of this host.
+    """
+    if not local:
+        return []
+    return [one.network for one in own if str(one.ip) == local] or [ip_network(local)]
+
+
+def _addresses() -> tuple[Interface, ...]:
+    try:
+        return host.addresses()
+    except LvagentError as error:
+        log.warning("the addresses of this host are not known: %s", error)
+        return ()
 
 
 def domain_options(settings: Settings) -> DomainOptions:

@@ -77,7 +77,8 @@ class Told:
     def vpcs(self) -> Sequence[VpcView]:
         """All VPCs, by name."""
         self._ready()
-        return views.vpcs(self._index.all(), self._networks.policy)
+        networks = self._networks
+        return views.vpcs(self._index.all(), networks.policy, networks.transits(), networks.trouble())
 
     def vpc(self, name: str) -> VpcView:
         """One VPC."""

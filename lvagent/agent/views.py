@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from types import MappingProxyType
 
 from lvagent.agent.index import Entry, Phase
 from lvagent.agent.wishes import LIVE_FIELDS
-from lvagent.plan import wanted
+from lvagent.plan import uplinks, wanted
+from lvagent.plan.uplinks import Transit
 from lvagent.plan.wanted import Policy
 from lvagent.spec import names
 from lvagent.spec.drift import differences
@@ -19,11 +23,13 @@ from lvagent.spec.status import (
     ProcessView,
     State,
     SubnetView,
+    UplinkView,
     VmStatus,
     VpcView,
     iso_time,
 )
 from lvagent.spec.vm import Network, VmConfig
+from lvagent.spec.vpc import DEFAULT, UplinkMode
 
 
 def status(
@@ -76,26 +82,68 @@ def _port(vm: VmConfig, nic: Network, policy: Policy) -> PortView:
         subnet=nic.subnetname,
         mtu=wanted.nic_mtu(nic, policy),
         addresses=tuple(str(address) for address in (nic.ipv4, nic.ipv6) if address),
-        dns=f"{vm.id}.{policy.domain}" if nic.position == 0 else None,
+        dns=f"{vm.id}.{policy.dns(nic.netname)}" if nic.position == 0 else None,
     )
 
 
-def vpcs(entries: Iterable[Entry], policy: Policy) -> tuple[VpcView, ...]:
-    """Every VPC with its subnets and VMs, by name."""
+def vpcs(
+    entries: Iterable[Entry],
+    policy: Policy,
+    transits: Mapping[str, Transit] = MappingProxyType({}),
+    trouble: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+) -> tuple[VpcView, ...]:
+    """Every VPC with its subnets and VMs, by name; also one that has a wish and no VM.
+
+    :param transits: the addresses of uplinks that are there.
+    :param trouble: what keeps uplinks from being whole; of '': all.
+    """
     subnets: defaultdict[str, dict[str, list[tuple[str, Network]]]] = defaultdict(lambda: defaultdict(list))
     for entry in entries:
         for nic in entry.carried.networks:
             subnets[nic.netname][nic.subnetname].append((entry.spec.id, nic))
-    return tuple(_vpc(name, subnets[name], policy) for name in sorted(subnets))
+    found = []
+    for name in sorted({*subnets, *policy.vpcs}):
+        view = _vpc(name, subnets[name], policy)
+        gateways = [gateway for one in view.subnets for gateway in (one.gateway_v4, one.gateway_v6) if gateway]
+        common = trouble.get("", ()) if view.vms and policy.mode(name) is not UplinkMode.NONE else ()
+        uplink = _uplink(name, gateways, policy, transits.get(name), (*trouble.get(name, ()), *common))
+        found.append(dataclasses.replace(view, uplink=uplink))
+    return tuple(found)
+
+
+def _uplink(
+    vpc: str, gateways: Iterable[str], policy: Policy, transit: Transit | None, trouble: tuple[str, ...]
+) -> UplinkView:
+    mode, ways = policy.mode(vpc), policy.uplinks
+    if mode is UplinkMode.NONE or ways is None:
+        return UplinkView(mode.value, trouble=trouble)
+    routes = uplinks.routable(mode, [ip_interface(one).network for one in gateways], ways)
+    return UplinkView(
+        mode=mode.value,
+        mtu=ways.mtu,
+        address_v4=None if transit is None else _ip(transit.vpc_v4),
+        gateway_v4=None if transit is None else _ip(transit.host_v4),
+        address_v6=None if transit is None else _ip(transit.vpc_v6),
+        gateway_v6=None if transit is None else _ip(transit.host_v6),
+        routes=tuple(sorted(map(str, routes))),
+        forwarders=policy.config(vpc).forwarders or (),
+        trouble=trouble,
+    )
+
+
+def _ip(address: IPv4Interface | IPv6Interface | None) -> str | None:
+    return None if address is None else str(address.ip)
 
 
 def _vpc(name: str, subnets: dict[str, list[tuple[str, Network]]], policy: Policy) -> VpcView:
     return VpcView(
         name=name,
         netns=name,
-        domain=policy.domain,
+        domain=policy.dns(name),
         subnets=tuple(_subnet(subnet, subnets[subnet], policy) for subnet in sorted(subnets)),
         vms=tuple(sorted({vm for members in subnets.values() for vm, _ in members})),
+        settings=policy.vpcs.get(name, DEFAULT),
+        metadata=policy.config(name).metadata is not False,
     )
 
 

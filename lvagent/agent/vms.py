@@ -23,6 +23,7 @@ from lvagent.agent.ports import Domains, VolumeFolders
 from lvagent.agent.remnants import drop_log, tidy_secret
 from lvagent.agent.trace import Trace
 from lvagent.agent.undo import Undo
+from lvagent.agent.vpcs import check_spec
 from lvagent.agent.wishes import changed, restart_needed, with_live_fields
 from lvagent.errors import Conflict, HostError, LvagentError, NotFound
 from lvagent.failpoints import point
@@ -93,6 +94,7 @@ class Vms:
         :raise Conflict: it contradicts another VM.
         """
         wanted.check_mtu(spec, self._networks.policy)
+        check_spec(spec, self._index, self._networks.policy)
         self._index.check(spec)
         judged = self._volumes.check(spec.volumes)
         self._index.check(spec, judged.below)
@@ -220,6 +222,7 @@ class Vms:
         vm = spec.id
         with trace.phase("check"):
             wanted.check_mtu(spec, self._networks.policy)
+            check_spec(spec, self._index, self._networks.policy)
             self.check_uuid(entry.spec, spec)
             judged = self._volumes.check(spec.volumes)
             new = judged.missing

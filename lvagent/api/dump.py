@@ -22,6 +22,7 @@ from lvagent.spec.status import (
     VpcView,
 )
 from lvagent.spec.strays import StraysView, StrayView
+from lvagent.spec.vpc import dump_vpc
 
 
 def items(values: list[Json]) -> Json:
@@ -115,6 +116,12 @@ def vpc(view: VpcView) -> Json:
         "domain": view.domain,
         "subnets": [subnet(one) for one in view.subnets],
         "vms": list(view.vms),
+        "settings": dump_vpc(view.settings),
+        "uplink": {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(view.uplink).items()
+        },
+        "metadata": "on" if view.metadata else "off",
     }
 
 

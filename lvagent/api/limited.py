@@ -36,6 +36,7 @@ from lvagent.spec.status import (
 )
 from lvagent.spec.strays import StraysView, StrayView, SweepView
 from lvagent.spec.vm import VmConfig
+from lvagent.spec.vpc import VpcConfig
 
 _NAMES = re.compile(
     r"(?<![0-9A-Za-z-])(?:i-[0-9]{10}|t[0-9]{10}-[0-9]{1,2}|(?:vpc|subnet)-[0-9a-z]{10})(?![0-9A-Za-z])"
@@ -218,6 +219,20 @@ class Limited:
         """One VPC of his."""
         return named("vpc", self.vpcs(), name)
 
+    def put_vpc(self, vpc: str, config: VpcConfig) -> VpcView:
+        """Want something of a VPC of his."""
+        if not self._caller.sees({vpc}):
+            hint = f"it is limited to {', '.join(sorted(self._caller.vpcs or ()))}"
+            raise Forbidden("the token is not for this VPC", hint=hint)
+        self._agent.put_vpc(vpc, config)
+        return self.vpc(vpc)
+
+    def delete_vpc(self, vpc: str) -> None:
+        """Forget what was wanted of a VPC of his."""
+        if not self._caller.sees({vpc}):
+            raise NotFound("vpc", vpc)
+        self._agent.delete_vpc(vpc)
+
     def subnets(self) -> Sequence[SubnetView]:
         """The subnets of his VPCs."""
         mine = {one.spec.id for one in self.vms()}
@@ -313,4 +328,6 @@ def _narrow_subnet(view: SubnetView, mine: set[str]) -> SubnetView:
 
 def _narrow_vpc(view: VpcView, mine: set[str]) -> VpcView:
     subnets = tuple(_narrow_subnet(one, mine) for one in view.subnets)
-    return dataclasses.replace(view, subnets=subnets, vms=tuple(vm for vm in view.vms if vm in mine))
+    trouble = ("something on the host is in its way: ask who runs it",) if view.uplink.trouble else ()
+    uplink = dataclasses.replace(view.uplink, trouble=trouble)
+    return dataclasses.replace(view, subnets=subnets, vms=tuple(vm for vm in view.vms if vm in mine), uplink=uplink)

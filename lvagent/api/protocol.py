@@ -24,6 +24,7 @@ from lvagent.spec.status import (
 )
 from lvagent.spec.strays import StraysView, StrayView, SweepView
 from lvagent.spec.vm import VmConfig
+from lvagent.spec.vpc import VpcConfig
 
 Watch = Callable[[PhaseTime], None]
 
@@ -89,6 +90,12 @@ class Agent(Protocol):
 
     def vpc(self, name: str) -> VpcView:
         """One VPC."""
+
+    def put_vpc(self, vpc: str, config: VpcConfig) -> VpcView:
+        """Want this of a VPC, whether VMs are in it or not; all or nothing."""
+
+    def delete_vpc(self, vpc: str) -> None:
+        """Forget what was wanted of a VPC: it is as the settings have it."""
 
     def subnets(self) -> Sequence[SubnetView]:
         """All subnets, by name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lvagent.api import events, monitor, strays, views
+from lvagent.api import events, monitor, strays, views, vpcs
 from lvagent.api.contract import TEXT, XML, Header, Name, Reply, Route, View
 from lvagent.spec.access import Role
 from lvagent.spec.status import Action
@@ -174,6 +174,29 @@ ROUTES: tuple[Route, ...] = (
     ),
     _read("/v1/vpcs", "listVpcs", "All VPCs, by name.", views.list_vpcs, "VpcList"),
     _read("/v1/vpcs/{name}", "showVpc", "One VPC, with its subnets.", views.show_vpc, "Vpc", VPC),
+    Route(
+        "PUT",
+        "/v1/vpcs/{name}",
+        "putVpc",
+        Role.ADMIN,
+        "Want this of a VPC: its way out, DNS, MTU, metadata; all or nothing. What is left out is as set.",
+        vpcs.put_vpc,
+        (Reply(200, "It is so.", "Vpc"),),
+        (404, 409, 413, 415),
+        names=(VPC,),
+        body="VpcSettings",
+    ),
+    Route(
+        "DELETE",
+        "/v1/vpcs/{name}",
+        "deleteVpc",
+        Role.ADMIN,
+        "Forget what was wanted of a VPC: it is as the agent's settings have it. Its VMs stay.",
+        vpcs.delete_vpc,
+        (Reply(204, "It is forgotten."),),
+        (404, 409, 413, 415),
+        names=(VPC,),
+    ),
     _read("/v1/subnets", "listSubnets", "All subnets, by name.", views.list_subnets, "SubnetList"),
     _read("/v1/subnets/{name}", "showSubnet", "One subnet.", views.show_subnet, "Subnet", SUBNET),
     _read("/v1/images", "listImages", "The images that volumes can be made from.", views.list_images, "ImageList"),

@@ -9,6 +9,7 @@ from typing import cast
 from lvagent.api.operations import Progress
 from lvagent.api.problems import TITLES, URN, Json
 from lvagent.api.stray_schemas import stray_schemas
+from lvagent.api.vpc_schemas import vpc_schemas
 from lvagent.spec.monitor import MAX_COMMAND, MAX_NAME
 from lvagent.spec.parse import vm_schema
 from lvagent.spec.status import Action, Outcome, Place, Settling, State
@@ -194,17 +195,6 @@ SUBNET = _object(
     },
 )
 
-VPC = _object(
-    "A VPC: a network namespace.",
-    {
-        "name": _text("its name"),
-        "netns": _text("the name of its namespace"),
-        "domain": _text("its DNS domain"),
-        "subnets": _list(_ref("Subnet"), "its subnets"),
-        "vms": _texts("the VMs in it"),
-    },
-)
-
 IMAGE = _object(
     "An image.",
     {
@@ -328,7 +318,7 @@ def schemas() -> dict[str, Json]:
         "Port": PORT,
         "Drift": DRIFT,
         "Phase": PHASE,
-        "Vpc": VPC,
+        **vpc_schemas(),
         "VpcList": _items("Vpc"),
         "Subnet": SUBNET,
         "SubnetList": _items("Subnet"),

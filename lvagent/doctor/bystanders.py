@@ -10,45 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from lvagent.doctor.findings import Finding, failed, passed, warned
-from lvagent.host.rootfilter import Chain, RootFilter, Rule
-
-IP_FAMILIES = ("ip", "ip6", "inet")
-
-WHOSE = (
-    ("DOCKER", "Docker"),
-    ("ufw", "ufw"),
-    ("firewalld", "firewalld"),
-    ("KUBE-", "Kubernetes"),
-    ("CNI-", "a CNI plugin"),
-    ("LIBVIRT_", "libvirt's own networks"),
-    ("libvirt_network", "libvirt's own networks"),
-    ("NETAVARK", "podman"),
-)
-"""Beginnings of names of tables and chains, and who makes them."""
-
-
-def whose(filters: RootFilter, chain: Chain) -> str:
-    """Who made a chain, by the names around it; '' if nothing tells."""
-    names = [chain.table, *(one.name for one in filters.reached(chain))]
-    found = (owner for start, owner in WHOSE for name in names if name.startswith(start))
-    return next(found, "")
-
-
-def culprits(filters: RootFilter, hook: str, families: tuple[str, ...]) -> Iterator[tuple[Chain, str]]:
-    """The base chains at a hook that drop, each with how: by policy, or by a rule of this or that chain."""
-    for base in filters.base(hook):
-        if base.family not in families or base.table == "lvagent":
-            continue
-        if base.policy == "drop":
-            yield base, "policy drop"
-            continue
-        dropping = [chain for chain in filters.reached(base) if any(map(_drops_all, chain.rules))]
-        if dropping:
-            yield base, "a rule that drops all" if dropping[0] is base else f"a rule in chain {dropping[0].name}"
-
-
-def _drops_all(rule: Rule) -> bool:
-    return rule.bare and bool(rule.verdicts & {"drop", "reject"})
+from lvagent.host.rootfilter import IP_FAMILIES, Chain, RootFilter, closed_to_uplinks, culprits, whose
 
 
 def _named(filters: RootFilter, chain: Chain, how: str) -> str:
@@ -113,3 +75,20 @@ def underlay(filters: RootFilter, port: int, *, segments: int) -> Iterator[Findi
 def _admits(filters: RootFilter, chain: Chain, port: int) -> bool:
     rules = [rule for one in filters.reached(chain) for rule in one.rules if "accept" in rule.verdicts]
     return any(rule.bare or any(first <= port <= last for first, last in rule.ports) for rule in rules)
+
+
+def uplinks(filters: RootFilter, *, there: int) -> Iterator[Finding]:
+    """Whether root lets what VPCs send out pass.
+
+    :param there: how many uplinks there are.
+    """
+    subject = "uplinks of VPCs"
+    found = [_named(filters, chain, how) for chain, how in closed_to_uplinks(filters)]
+    remedy = 'set uplink.foreign to accept, or accept iifname "ux-*" and oifname "ux-*" there'
+    for text in found:
+        if there:
+            yield failed(subject, f"{text}. It drops what {there} VPCs send out", remedy)
+        else:
+            yield warned(subject, f"{text}. It would drop what VPCs send out, and none has an uplink", remedy)
+    if not found:
+        yield passed(subject, f"no chain of the root namespace drops what they forward; there are {there}")

@@ -12,7 +12,7 @@ from lvagent.doctor.fsck import Site
 from lvagent.doctor.site import Reader
 from lvagent.errors import LvagentError
 from lvagent.host import rootfilter, survey
-from lvagent.plan.resources import Vxlan
+from lvagent.plan.resources import Uplink, Vxlan
 
 SETTLE_SECONDS = 1.0
 """Between two looks: a VM that is being made or deleted has moved on by then."""
@@ -22,11 +22,11 @@ def examine(settings: Settings) -> tuple[list[Finding], Site | None]:
     """All findings about this host; and what was read for them, if libvirt could be."""
     found = machine.judge(gather.machine(settings))
     site, disagreements = _site(settings)
-    segments = sum(isinstance(one, Vxlan) for one in site.wanted()) if site else 0
-    return [*found, *_filters(settings, segments), *disagreements], site
+    segments, ways = (sum(isinstance(one, kind) for one in site.wanted()) if site else 0 for kind in (Vxlan, Uplink))
+    return [*found, *_filters(settings, segments, ways), *disagreements], site
 
 
-def _filters(settings: Settings, segments: int) -> Iterator[Finding]:
+def _filters(settings: Settings, segments: int, ways: int) -> Iterator[Finding]:
     try:
         filters = rootfilter.read()
     except LvagentError as error:
@@ -34,6 +34,7 @@ def _filters(settings: Settings, segments: int) -> Iterator[Finding]:
         return
     yield from bystanders.bridged(filters, survey.bridge_calls(), settings.fabric.netns)
     yield from bystanders.underlay(filters, settings.fabric.port, segments=segments)
+    yield from bystanders.uplinks(filters, there=ways)
 
 
 def _site(settings: Settings) -> tuple[Site | None, list[Finding]]:

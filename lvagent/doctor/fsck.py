@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from lvagent.doctor.findings import Finding, Kind, Repair, failed, passed, unknown, warned
 from lvagent.host import imds
 from lvagent.plan import diff, wanted
-from lvagent.plan.resources import Bridge, Dhcp, Fabric, Plug, Resource, Veth, Vxlan
+from lvagent.plan.resources import Bridge, Dhcp, Fabric, Plug, Resource, Uplink, Veth, Vxlan
 from lvagent.plan.wanted import Policy
 from lvagent.spec import names
 from lvagent.spec.vm import VmConfig
 
 SWEEP = Repair(Kind.SWEEP)
-OURS = ("lvx", "lvb", "vo-", "vi-")
+OURS = ("lvx", "lvb", "vo-", "vi-", "ux-", "ui-")
 """Beginnings of names of links that only we make; with our link group they are ours."""
 
 
@@ -252,10 +252,11 @@ def _links(site: Site) -> Iterator[Finding]:
     """Links with our group that no spec calls for, and that no sweep knows as a resource."""
     kept = {link_name(one) for one in (*site.wanted(), *site.fabric) if not isinstance(one, Fabric)}
     fabric = site.policy.fabric
+    ways = {names.uplink_outer(one.vpc) for one in site.wanted() if isinstance(one, Uplink)}
     bad = [
         (space, name)
         for space, name in sorted(site.links)
-        if name.startswith(OURS) and (space != fabric or name not in kept)
+        if name.startswith(OURS) and (space != fabric or name not in kept) and (space or name not in ways)
     ]
     for space, name in bad if site.readable else ():
         place = f"the namespace {space}" if space else "the root namespace"

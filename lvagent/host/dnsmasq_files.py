@@ -38,6 +38,7 @@ def _parse(vpc: str, found: Mapping[str, str]) -> Dhcp:
         subnets=tuple(_subnet(match) for match in map(_SUBNET_LINE.fullmatch, lines) if match),
         hosts=tuple(sorted(hosts, key=lambda host: (host.vm, host.position))),
         forwarders=tuple(_values(lines, "server=")),
+        private=tuple(one.strip("/") for one in _values(lines, "rebind-domain-ok=")),
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 from pathlib import Path
 
 from lvagent.errors import CommandError, SpecError
@@ -69,3 +71,43 @@ def underlay_address() -> str:
         except OSError:
             return ""
         return str(probe.getsockname()[0])
+
+
+RESOLV_CONF = Path("/etc/resolv.conf")
+STUB_UPSTREAM = Path("/run/systemd/resolve/resolv.conf")
+"""The servers that systemd-resolved asks, where /etc/resolv.conf names only its stub (systemd-resolved.service(8))."""
+
+
+def resolvers() -> tuple[str, ...]:
+    """The DNS servers that this host asks, as far as others may ask them too: none of a loopback address or a link."""
+    for path in (RESOLV_CONF, STUB_UPSTREAM):
+        try:
+            found = nameservers(path.read_text(errors="replace"))
+        except OSError:
+            continue
+        if found:
+            return found
+    return ()
+
+
+def nameservers(text: str) -> tuple[str, ...]:
+    """The servers in a resolv.conf(5) that are no loopback and no link-local address, each once."""
+    found = []
+    for row in text.splitlines():
+        words = row.split()
+        if len(words) < 2 or words[0] != "nameserver":
+            continue
+        try:
+            address = ip_address(words[1])
+        except ValueError:
+            continue
+        if not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified):
+            found.append(str(address))
+    return tuple(dict.fromkeys(found))
+
+
+def addresses() -> tuple[IPv4Interface | IPv6Interface, ...]:
+    """The addresses of this host with the prefixes of their networks."""
+    found = json.loads(run(["ip", "-j", "address", "show"]) or "[]")
+    told = (f"{one['local']}/{one['prefixlen']}" for link in found for one in link.get("addr_info", ()))
+    return tuple(map(ip_interface, told))

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from lvagent.errors import HostError
-from lvagent.host import links, netns
+from lvagent.host import links, netns, routes
 from lvagent.host.links import Address, Link
 from lvagent.host.netlink import NETFILTER, Message, NetlinkError, Socket
 from lvagent.host.nft import Nft
+from lvagent.host.routes import Route
 
 T = TypeVar("T")
 
@@ -101,6 +102,22 @@ class Netspace:
         """Those of these links that are there, by index."""
         answers = self.route.query([links.get_index(index) for index in indexes])
         return {link.index: link for link in map(links.parse, filter(None, answers))}
+
+    def routes(self, link: int = 0) -> frozenset[Route]:
+        """The routes of the main table.
+
+        :param link: index of a link: only those that leave by it.
+        """
+        found: set[Route] = set()
+        for version in (4, 6):
+            try:
+                told = map(routes.parse, self.route.dump(routes.get_all(version, link)))
+            except NetlinkError as error:
+                if error.errno not in (errno.ENOENT, errno.ENODEV):  # there is no such table yet, or link any more
+                    raise
+                continue
+            found.update(one for one in told if one.table == routes.MAIN and link in (0, one.link))
+        return frozenset(found)
 
     def addresses(self) -> dict[int, frozenset[Address]]:
         """The addresses that can be used, by the index of their link."""

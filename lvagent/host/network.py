@@ -21,6 +21,8 @@ from lvagent.host.links import Link
 from lvagent.host.netspace import Netspace, translated
 from lvagent.host.nft_read import Counted
 from lvagent.host.removal import InVpc, Removal, by_vpc, filters_of, of
+from lvagent.host.router import RouterSide
+from lvagent.host.uplinks import Uplinks
 from lvagent.host.vpc import BROKEN, Observed, VpcSide
 from lvagent.host.vpcs import VpcSides
 from lvagent.plan.resources import (
@@ -32,11 +34,14 @@ from lvagent.plan.resources import (
     Plug,
     PortFilter,
     Resource,
+    Router,
     Ruleset,
     Subnet,
+    Uplink,
     Veth,
     Vxlan,
 )
+from lvagent.plan.uplinks import Transit
 from lvagent.render.nft import owner_of
 from lvagent.spec import names
 
@@ -55,6 +60,8 @@ class Network:
         self._shared = not settings.fabric.netns
         self._vpcs = VpcSides(settings.paths.netns, settings.filter)
         self._fabric = FabricSide(settings, self._here)
+        self._uplinks = Uplinks(settings, self._here)
+        self._router = RouterSide(settings, self._here)
 
     def prepare(self) -> None:
         """Make the folder ready in which namespaces are named; the first time, try whether the kernel can filter.
@@ -76,15 +83,16 @@ class Network:
             return self._root
 
     def vpcs(self) -> frozenset[str]:
-        """The VPCs that have a namespace; also one that a crash left half made."""
-        return self._vpcs.names()
+        """The VPCs that have a namespace, or an uplink; also one that a crash left half made."""
+        return self._vpcs.names() | self._uplinks.vpcs()
 
     def fabric(self) -> frozenset[Resource]:
-        """The underlay side and every segment on it, whether a VPC has a part in it or not."""
+        """The underlay side and every segment on it, whether a VPC has a part in it or not; and the Router."""
         with translated("the underlay side", "read"):
             there = self._fabric.links()
             fabric = self._fabric.present()
-        found: set[Resource] = set() if fabric is None else {fabric}
+            router = self._router.observe()
+        found: set[Resource] = {one for one in (fabric, router) if one is not None}
         for link in there.values():
             if link.kind == "bridge":
                 found |= _segment(link, there.get(names.vxlan(_vni(link))))
@@ -97,7 +105,8 @@ class Network:
         """Links of ours in the namespace that the agent runs in, where none stays: taps, and what a crash left."""
         with translated("the root namespace", "read"):
             there = self._here().links().values()
-        ours = {link.name for link in there if link.group == names.LINK_GROUP or names.tap_owner(link.name)}
+        known = [link for link in there if link.group == names.LINK_GROUP or names.tap_owner(link.name)]
+        ours = {link.name for link in known if names.uplink_owner(link.name) is None}
         return frozenset(ours - self._fabric.links().keys() if ours and self._shared else ours)
 
     def taps(self, vpc: str) -> frozenset[str]:
@@ -107,7 +116,7 @@ class Network:
             return frozenset(side.taps()) if side is not None else frozenset()
 
     def observe(self, vpc: str) -> frozenset[Resource]:
-        """What there is of a VPC, and the underlay side if there is one.
+        """What there is of a VPC, and the underlay side and the Router if there are.
 
         What is there and not as it should be is told with a value that nobody wants (an MTU of 0, an empty digest or
         MAC), so that it is made anew or removed.
@@ -115,9 +124,9 @@ class Network:
         :raise HostError: it could not be read.
         """
         with translated(vpc, "read"):
-            fabric = self._fabric.observe()
-            found: set[Resource] = set() if fabric is None else {fabric}
             side = self._vpcs.find(vpc)
+            shared = (self._fabric.observe(), self._router.observe(), self._uplinks.observe(vpc, side))
+            found: set[Resource] = {one for one in shared if one is not None}
             if side is None:
                 return frozenset(found | self._half_made(vpc))
             seen = side.observe()
@@ -151,6 +160,8 @@ class Network:
         """
         if of(Fabric, resources):
             self._fabric.ensure()
+        for router in of(Router, resources):
+            self._router.ensure(router)
         mine = by_vpc(resources)
         gone = by_vpc(without)
         for vpc in mine.keys() | gone.keys():
@@ -161,6 +172,8 @@ class Network:
         for vpc, parts in mine.items():
             self._ensure_links(self._vpcs.needed(vpc), of(Subnet, parts), of(Veth, parts))
         point("wires.linked")
+        for uplink in of(Uplink, resources):
+            self._uplinks.ensure(uplink, self._vpcs.needed(uplink.vpc))
         for plug in of(Plug, resources):
             side = self._vpcs.needed(plug.vpc)
             side.plug(plug, side.bound_mac(plug.tap), self._here())
@@ -215,6 +228,22 @@ class Network:
             side.filter.put(filters)
         side.plug(plug, side.bound_mac(plug.tap), self._here())
 
+    def transits(self) -> dict[str, Transit]:
+        """The addresses of the uplinks that are there, by VPC."""
+        return self._uplinks.transits()
+
+    def trouble(self) -> tuple[str, ...]:
+        """What of others on this host is in the way of uplinks, as it was when last looked at."""
+        return self._router.trouble
+
+    def mend_router(self, router: Router) -> bool:
+        """Bring back what root has for uplinks if somebody changed it; whether that was so."""
+        return self._router.mend(router)
+
+    def look(self) -> None:
+        """Look whether something of others on this host is in the way of uplinks. Never raises."""
+        self._router.look()
+
     def counted(self, vpc: str) -> list[Counted]:
         """What the rules of the VMs in a VPC have counted; nothing if there is no such namespace."""
         side = self._vpcs.find(vpc)
@@ -239,7 +268,7 @@ class Network:
 
         :raise HostError: all that could not be removed.
         """
-        Removal(self._vpcs, self._fabric, resources).run()
+        Removal(self._vpcs, self._fabric, self._uplinks, self._router, resources).run()
 
     def close(self) -> None:
         """Let go of all namespaces; they stay as they are."""

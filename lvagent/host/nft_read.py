@@ -60,10 +60,10 @@ def _generic(family: int) -> bytes:
     return struct.pack("=BBH", family, 0, 0)
 
 
-def table_comment(netfilter: Socket, family: int = BRIDGE) -> str | None:
-    """The comment of our table in the namespace of this socket; None if there is no such table."""
-    body = _generic(family) + text(_TABLE_NAME, TABLE)
-    answer = netfilter.query([Message(_GET_TABLE, 0, body, f"read table {TABLE}", frozenset({errno.ENOENT}))])[0]
+def table_comment(netfilter: Socket, family: int = BRIDGE, name: str = TABLE) -> str | None:
+    """The comment of a table of ours in the namespace of this socket; None if there is no such table."""
+    body = _generic(family) + text(_TABLE_NAME, name)
+    answer = netfilter.query([Message(_GET_TABLE, 0, body, f"read table {name}", frozenset({errno.ENOENT}))])[0]
     return None if answer is None else _comment(table(answer[4:]).get(_TABLE_USERDATA, b""))
 
 

@@ -1,4 +1,4 @@
-"""Taking the network of VPCs away: ports, then what crosses to the underlay side, then subnets and namespaces.
+"""Taking the network of VPCs away: ports, uplinks, then what crosses to the underlay side, then subnets and namespaces.
 
 A namespace that goes takes the taps in it along, and running VMs are left with dead NICs. So whatever a tap stands on
 stays, and the caller is told; all else goes, whatever else could not.
@@ -13,6 +13,8 @@ from lvagent.errors import HostError
 from lvagent.failpoints import point
 from lvagent.host.fabric import FabricSide
 from lvagent.host.netspace import translated
+from lvagent.host.router import RouterSide
+from lvagent.host.uplinks import Uplinks
 from lvagent.host.vpcs import VpcSides
 from lvagent.plan.resources import (
     Bridge,
@@ -25,8 +27,10 @@ from lvagent.plan.resources import (
     Plug,
     PortFilter,
     Resource,
+    Router,
     Ruleset,
     Subnet,
+    Uplink,
     Veth,
     Vxlan,
 )
@@ -34,7 +38,7 @@ from lvagent.render.nft import owner_of
 from lvagent.spec import names
 
 R = TypeVar("R")
-InVpc = Netns | Ruleset | Subnet | Veth | PortFilter | Firewall | Group | Extras | Plug
+InVpc = Netns | Ruleset | Subnet | Veth | PortFilter | Firewall | Group | Extras | Plug | Uplink
 
 
 def of(kind: type[R], resources: Iterable[object]) -> list[R]:
@@ -59,9 +63,18 @@ def by_vpc(resources: Iterable[Resource]) -> dict[str, list[InVpc]]:
 class Removal:
     """One removal of these resources, carried out by ``run``."""
 
-    def __init__(self, vpcs: VpcSides, fabric: FabricSide, resources: Sequence[Resource]) -> None:
+    def __init__(
+        self,
+        vpcs: VpcSides,
+        fabric: FabricSide,
+        uplinks: Uplinks,
+        router: RouterSide,
+        resources: Sequence[Resource],
+    ) -> None:
         self._vpcs = vpcs
         self._fabric = fabric
+        self._uplinks = uplinks
+        self._router = router
         self._failures: list[HostError] = []
         self._resources = list(resources)
 
@@ -73,6 +86,8 @@ class Removal:
         for vpc, mine in by_vpc(self._resources).items():
             self._attempt(lambda vpc=vpc, mine=mine: self._ports(vpc, mine))  # type: ignore[misc]
         self._attempt(lambda: point("unwire.ports"))
+        for one in of(Uplink, self._resources):
+            self._attempt(lambda vpc=one.vpc: self._uplinks.remove(vpc, self._vpcs.find(vpc)))  # type: ignore[misc]
         for vpc, mine in by_vpc(self._resources).items():
             self._attempt(lambda vpc=vpc, mine=mine: self._refuse(vpc, mine))  # type: ignore[misc]
         self._attempt(lambda: self._fabric.remove_links(_crossing(self._resources)))
@@ -81,6 +96,8 @@ class Removal:
             self._attempt(lambda vpc=vpc, mine=mine: self._unwire(vpc, mine))  # type: ignore[misc]
         if of(Fabric, self._resources):
             self._attempt(self._fabric.remove)
+        if of(Router, self._resources):
+            self._attempt(self._forget_router)
         if self._failures:
             raise _all(self._failures)
 
@@ -89,6 +106,11 @@ class Removal:
             step()
         except HostError as error:
             self._failures.append(error)
+
+    def _forget_router(self) -> None:
+        """What root has for uplinks goes with the last of them."""
+        if not self._uplinks.vpcs():
+            self._router.remove()
 
     def _ports(self, vpc: str, mine: Sequence[InVpc]) -> None:
         side = self._vpcs.find(vpc)

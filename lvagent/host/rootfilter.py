@@ -1,4 +1,4 @@
-"""What filters packets in the root namespace: base chains that drop, as ``nft -j list ruleset`` shows them.
+"""What filters packets in the root namespace: base chains that drop, as ``nft -j list ruleset`` shows them; and whose.
 
 Rules that iptables-nft wrote are among them; some of their parts are opaque to nft (``xt``). Those of iptables-legacy
 are not, and are only told by the tables that the kernel has (/proc/net/ip_tables_names).
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -20,6 +20,26 @@ from lvagent.host.run import run
 
 Json = Mapping[str, object]
 
+IP_FAMILIES = ("ip", "ip6", "inet")
+
+WHOSE = (
+    ("DOCKER", "Docker"),
+    ("ufw", "ufw"),
+    ("firewalld", "firewalld"),
+    ("KUBE-", "Kubernetes"),
+    ("CNI-", "a CNI plugin"),
+    ("LIBVIRT_", "libvirt's own networks"),
+    ("libvirt_network", "libvirt's own networks"),
+    ("NETAVARK", "podman"),
+)
+"""Beginnings of names of tables and chains, and who makes them."""
+
+FORWARDERS = ("Docker", "Kubernetes", "a CNI plugin", "libvirt's own networks", "podman")
+"""Those of them that need forwarding: they switch it on where it is off, and where it is on rely on it."""
+
+UPLINK_COMMENT = "lvagent uplinks"
+"""By which our rules in chains of others are known."""
+
 LEGACY = ("/proc/net/ip_tables_names", "/proc/net/ip6_tables_names")
 
 
@@ -27,7 +47,7 @@ LEGACY = ("/proc/net/ip_tables_names", "/proc/net/ip6_tables_names")
 class Rule:
     """A rule. ``verdicts``: accept, drop, reject or return; ``jumps``: chains it leads to; ``ports``: UDP ports that it
     asks for, as pairs (first, last); ``links``: names (or patterns) of links that it asks for; ``bare``: it asks for
-    nothing; ``opaque``: a part of it cannot be read."""
+    nothing; ``opaque``: a part of it cannot be read; ``handle``: its number in its table; ``comment``: of nft's own."""
 
     verdicts: frozenset[str]
     jumps: tuple[str, ...]
@@ -35,6 +55,8 @@ class Rule:
     links: tuple[str, ...]
     bare: bool
     opaque: bool
+    handle: int = 0
+    comment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +136,10 @@ def _chains(objects: Sequence[Json]) -> Iterator[Chain]:
         if "rule" in one:
             rule = cast(Json, one["rule"])
             key = (str(rule["family"]), str(rule["table"]), str(rule["chain"]))
-            rules[key].append(_rule(cast(list[object], rule.get("expr") or [])))
+            told = _rule(cast(list[object], rule.get("expr") or []))
+            handle = rule.get("handle")
+            comment = str(rule.get("comment", ""))
+            rules[key].append(replace(told, handle=handle if isinstance(handle, int) else 0, comment=comment))
     for one in objects:
         if "chain" in one:
             chain = cast(Json, one["chain"])
@@ -177,3 +202,37 @@ def _range(value: object) -> list[tuple[int, int]]:
 
 def _member(value: object, name: str) -> object:
     return value.get(name) if isinstance(value, dict) else None
+
+
+def whose(filters: RootFilter, chain: Chain) -> str:
+    """Who made a chain, by the names around it; '' if nothing tells."""
+    names = [chain.table, *(one.name for one in filters.reached(chain))]
+    found = (owner for start, owner in WHOSE for name in names if name.startswith(start))
+    return next(found, "")
+
+
+def culprits(filters: RootFilter, hook: str, families: tuple[str, ...]) -> Iterator[tuple[Chain, str]]:
+    """The base chains at a hook that drop, each with how: by policy, or by a rule of this or that chain."""
+    for base in filters.base(hook):
+        if base.family not in families or base.table == "lvagent":
+            continue
+        if base.policy == "drop":
+            yield base, "policy drop"
+            continue
+        dropping = [chain for chain in filters.reached(base) if any(map(_drops_all, chain.rules))]
+        if dropping:
+            yield base, "a rule that drops all" if dropping[0] is base else f"a rule in chain {dropping[0].name}"
+
+
+def _drops_all(rule: Rule) -> bool:
+    return rule.bare and bool(rule.verdicts & {"drop", "reject"})
+
+
+def closed_to_uplinks(filters: RootFilter) -> Iterator[tuple[Chain, str]]:
+    """The base chains of others that drop what is forwarded and let no uplink pass; each with how."""
+    for chain, how in culprits(filters, "forward", IP_FAMILIES):
+        rules = [rule for one in filters.reached(chain) for rule in one.rules if "accept" in rule.verdicts]
+        if not any(
+            rule.comment == UPLINK_COMMENT or any(name.startswith("ux-") for name in rule.links) for rule in rules
+        ):
+            yield chain, how

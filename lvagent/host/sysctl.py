@@ -94,6 +94,19 @@ FABRIC: Mapping[str, int] = MappingProxyType(
 )
 """The namespace of the underlay side: it has no addresses, answers nothing and filters nothing but by its guard."""
 
+
+def uplink_outer(device: str, *, ipv6: bool) -> dict[str, int]:
+    """Those of the end of an uplink in root, whatever root's own are."""
+    four = _IPV4 | {"forwarding": 1, "arp_ignore": 1}
+    six = _IPV6 | {"addr_gen_mode": 1, "forwarding": 1, "disable_ipv6": int(not ipv6)}
+    return {f"ipv4/conf/{device}/{name}": value for name, value in four.items()} | {
+        f"ipv6/conf/{device}/{name}": value for name, value in six.items()
+    }
+
+
+UPLINK_VITAL = ("ipv4/conf/{}/forwarding", "ipv6/conf/{}/disable_ipv6", "ipv6/conf/{}/accept_ra")
+"""Those of an uplink's end in root that are looked at again each time it is observed."""
+
 VITAL = (
     "ipv4/ip_forward",
     "ipv6/conf/all/forwarding",

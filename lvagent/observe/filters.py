@@ -1,9 +1,9 @@
 """Changes of filters by others: a ``nft flush ruleset`` in a VPC is to be noticed at once, not by the next sweep.
 
-In each namespace that has a filter of ours a netlink socket hears of every transaction (NFNLGRP_NFTABLES). Who made it
-is told by the port of the socket that it came from: ours are among the sockets of this process, as the kernel lists
-them (/proc/net/netlink), so that our own transactions cause nothing. Nothing depends on hearing: the sweep finds what
-was missed. What is done about it, is done by a thread of its own, for a sweep may take long.
+In each namespace that has a filter of ours, and in root, a netlink socket hears of each transaction (NFNLGRP_NFTABLES).
+Who made it is told by the port of the socket that it came from: ours are among the sockets of this process, as the
+kernel lists them (/proc/net/netlink), so that our own transactions cause nothing. Nothing depends on hearing: the sweep
+finds what was missed. What is done about it, is done by a thread of its own, for a sweep may take long.
 
 A socket keeps its namespace alive. So the names are looked at all the time: one that went, or stands for
 another namespace by now, loses its socket. Sources: linux/netfilter/nfnetlink.h, nf_tables_api.c (NFT_MSG_NEWGEN).
@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 TICK = 0.5
 """Seconds between two looks at the names of namespaces; what is heard is heard at once."""
 
+ROOT = ""
+"""Stands for the namespace of this process."""
+
 CALM = 0.05
 """Seconds that are waited for more of the same before something is done about it."""
 
@@ -56,7 +59,7 @@ class FilterWatch:
 
     :param folder: where the names of namespaces are.
     :param fabric: the name of the underlay side's; empty: the namespace of this process.
-    :param changed: called with the name of a VPC, or with ``fabric``; by one thread, and must not raise.
+    :param changed: called with the name of a VPC, with ``fabric``, or with ``ROOT``; by one thread, and must not raise.
     """
 
     def __init__(self, folder: str, fabric: str, changed: Callable[[str], None]) -> None:
@@ -113,7 +116,7 @@ class FilterWatch:
         except OSError:
             found = []
         there = {}
-        for name in (*found, self._fabric):
+        for name in {*found, self._fabric, ROOT}:
             with contextlib.suppress(OSError):
                 seen = os.stat(self._path(name))
                 if seen.st_dev == self._device:  # else a plain file that a crash left
@@ -184,7 +187,9 @@ class FilterWatch:
                     return
                 wanted.add(more)
             for one in sorted(wanted):
-                log.warning("%s: somebody changed its filter", one or "the root namespace")
+                # Root's is others' more than ours: who heals it says so if there was something to heal.
+                level = logging.WARNING if one else logging.DEBUG
+                log.log(level, "%s: somebody changed its filter", one or "the root namespace")
                 self._changed(one)
 
 

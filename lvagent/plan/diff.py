@@ -21,8 +21,10 @@ from lvagent.plan.resources import (
     Plug,
     PortFilter,
     Resource,
+    Router,
     Ruleset,
     Subnet,
+    Uplink,
     Veth,
     Vxlan,
 )
@@ -45,7 +47,9 @@ def identity(resource: Resource) -> tuple[str, ...]:
     match resource:
         case Fabric(netns=name):
             return (kind, name)
-        case Netns(vpc=vpc) | Ruleset(vpc=vpc) | Dhcp(vpc=vpc) | Metadata(vpc=vpc) | Extras(vpc=vpc):
+        case Router():
+            return (kind,)
+        case Netns(vpc=vpc) | Ruleset(vpc=vpc) | Dhcp(vpc=vpc) | Metadata(vpc=vpc) | Extras(vpc=vpc) | Uplink(vpc=vpc):
             return (kind, vpc)
         case Firewall(vpc=vpc, vm=name) | Group(vpc=vpc, name=name):
             return (kind, vpc, name)
@@ -60,13 +64,15 @@ def identity(resource: Resource) -> tuple[str, ...]:
 def subtract(wanted: Iterable[Resource], actual: Iterable[Resource]) -> Steps:
     """The steps from actual to wanted.
 
-    A tap's place (Plug) is never removed: the tap is libvirt's and goes with qemu. The Fabric is shared by all VPCs
-    and has a removal of its own.
+    A tap's place (Plug) is never removed: the tap is libvirt's and goes with qemu. The Fabric and the Router are shared
+    by all VPCs and have a removal of their own.
     """
     wish, there = set(wanted), set(actual)
     kept = {identity(resource) for resource in wish}
     gone = [
-        resource for resource in there if identity(resource) not in kept and not isinstance(resource, Plug | Fabric)
+        resource
+        for resource in there
+        if identity(resource) not in kept and not isinstance(resource, Plug | Fabric | Router)
     ]
     return Steps(
         remove=tuple(sorted(gone, key=lambda resource: (-resource.layer, identity(resource)))),
@@ -79,6 +85,10 @@ def describe(resource: Resource) -> str:
     match resource:
         case Fabric(netns=name):
             return f"underlay side in {'namespace ' + name if name else 'the root namespace'}"
+        case Router(ipv6=ipv6):
+            return f"forwarding in root, {'IPv4 and IPv6' if ipv6 else 'IPv4'}"
+        case Uplink(vpc=vpc, routes=routes):
+            return f"uplink of {vpc}{', routed: ' if routes else ''}{', '.join(map(str, routes))}"
         case Netns(vpc=vpc):
             return f"namespace {vpc}"
         case Ruleset(vpc=vpc):

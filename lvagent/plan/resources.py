@@ -23,6 +23,19 @@ class Fabric:
 
 
 @dataclass(frozen=True, slots=True)
+class Router:
+    """What root has for all uplinks together: its table of ours, and forwarding switched on.
+
+    ``digest``: of the table's text, empty where it is not as it should be; ``ipv6``: whether IPv6 is forwarded too.
+    """
+
+    layer: ClassVar[int] = 0
+    digest: str
+    ipv6: bool
+    text: str = field(default="", compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Netns:
     """A VPC's namespace: its sysctls, ``lo`` up with the metadata addresses on it."""
 
@@ -80,6 +93,23 @@ class Veth:
     subnet: str
     vni: int
     mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class Uplink:
+    """A VPC's way out: the veth to root with an address of the pool at each end, and the VPC's table that translates.
+
+    Which addresses it has is settled when it is made, by what is free then. ``routes``: the prefixes of the VPC that
+    root routes to it, sorted. ``digest``: of the table's text.
+    """
+
+    layer: ClassVar[int] = 6
+    vpc: str
+    mtu: int
+    ipv6: bool
+    routes: tuple[IPv4Network | IPv6Network, ...]
+    digest: str
+    text: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +206,8 @@ class Dhcp:
     subnets: tuple[DhcpSubnet, ...]
     hosts: tuple[DhcpHost, ...]
     forwarders: tuple[str, ...] = ()
+    private: tuple[str, ...] = ()
+    """Domains whose names may have private addresses, also when somebody outside says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,4 +260,4 @@ class Plug:
 Filter = PortFilter | Firewall | Group | Extras
 """What the filter of a VPC holds besides its base; all of it can be changed in one transaction."""
 
-Resource = Fabric | Netns | Ruleset | Bridge | Vxlan | Subnet | Veth | Filter | Dhcp | Metadata | Plug
+Resource = Fabric | Router | Netns | Ruleset | Bridge | Vxlan | Subnet | Veth | Uplink | Filter | Dhcp | Metadata | Plug

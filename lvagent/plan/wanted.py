@@ -6,13 +6,13 @@ some VM in the list has a NIC in it, and a VPC while it has a wanted subnet.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 
 from lvagent.config import FilterSettings
 from lvagent.errors import SpecError
-from lvagent.plan import firewall
+from lvagent.plan import firewall, uplinks
 from lvagent.plan.diff import identity
 from lvagent.plan.resources import (
     Bridge,
@@ -27,13 +27,16 @@ from lvagent.plan.resources import (
     Plug,
     PortFilter,
     Resource,
+    Router,
     Ruleset,
     Subnet,
     Veth,
     Vxlan,
 )
+from lvagent.plan.uplinks import UplinkPolicy
 from lvagent.spec import names
 from lvagent.spec.vm import Network, VmConfig
+from lvagent.spec.vpc import DEFAULT, UplinkMode, VpcConfig
 
 VXLAN_OVERHEAD_V4 = 50
 """Bytes that VXLAN takes from the underlay's MTU: IPv4 20 + UDP 8 + VXLAN 8 + inner Ethernet 14 (RFC 7348)."""
@@ -46,6 +49,8 @@ class Policy:
 
     ``fabric``: namespace of the underlay side ('' is root). ``underlay_mtu`` in bytes. ``local``: address of the VTEP,
     '' if there is none. ``ruleset``: digest of the base of a VPC's filter; ``limits``: what it lets one guest take.
+    ``uplink``, ``metadata``: of a VPC that says nothing of it. ``uplinks``: how uplinks are here; None: there are none.
+    ``vpcs``: what is wanted of each VPC.
     """
 
     fabric: str
@@ -56,6 +61,24 @@ class Policy:
     forwarders: tuple[str, ...]
     ruleset: str
     limits: FilterSettings = field(default_factory=FilterSettings)
+    uplink: UplinkMode = UplinkMode.NONE
+    metadata: bool = True
+    uplinks: UplinkPolicy | None = None
+    vpcs: Mapping[str, VpcConfig] = field(default_factory=dict)
+
+    def config(self, vpc: str) -> VpcConfig:
+        """What is wanted of a VPC, whoever said it; of its members only ``mtu`` may be None."""
+        resolvers = self.uplinks.resolvers if self.uplinks else ()
+        defaults = VpcConfig(self.uplink, self.forwarders or resolvers, self.domain, None, self.metadata)
+        return self.vpcs.get(vpc, DEFAULT).over(defaults)
+
+    def mode(self, vpc: str) -> UplinkMode:
+        """The way out that a VPC shall have."""
+        return UplinkMode.NONE if self.uplinks is None else self.config(vpc).uplink or UplinkMode.NONE
+
+    def dns(self, vpc: str) -> str:
+        """The DNS domain of a VPC."""
+        return self.config(vpc).domain or self.domain
 
 
 def segment_mtu(vni: int, policy: Policy) -> int:
@@ -67,8 +90,9 @@ def segment_mtu(vni: int, policy: Policy) -> int:
 
 
 def nic_mtu(nic: Network, policy: Policy) -> int:
-    """The MTU of a NIC, bytes: what its user asked for, else what its segment carries."""
-    return nic.mtu or segment_mtu(nic.vxlanid, policy)
+    """The MTU of a NIC, bytes: what its user asked for, else what its segment carries and its VPC wants at most."""
+    most = segment_mtu(nic.vxlanid, policy)
+    return nic.mtu or min(most, policy.config(nic.netname).mtu or most)
 
 
 def check_mtu(vm: VmConfig, policy: Policy) -> None:
@@ -97,14 +121,20 @@ def network(vpc: str, members: Iterable[VmConfig], policy: Policy) -> frozenset[
     found: set[Resource] = {Netns(vpc), Ruleset(vpc, policy.ruleset)}
     for name in {nic.subnetname for _, nic in nics}:
         found |= _segment(vpc, [nic for _, nic in nics if nic.subnetname == name], policy)
+    if policy.uplinks is not None:
+        prefixes = uplinks.prefixes(one for one in found if isinstance(one, Subnet))
+        found |= uplinks.uplink(vpc, policy.mode(vpc), prefixes, policy.uplinks)
     return frozenset(found | {port_filter(vm, nic) for vm, nic in nics} | firewall.filters(vpc, [vm for vm, _ in nics]))
 
 
 def crossed(members: Iterable[VmConfig], policy: Policy) -> frozenset[tuple[str, ...]]:
-    """The identities of what stands on the underlay side for these members."""
-    vnis = {nic.vxlanid for vm in members for nic in vm.networks if nic.vxlanid}
+    """The identities of what all VPCs share and these members need: of the underlay side, and the Router."""
+    there = list(members)
+    vnis = {nic.vxlanid for vm in there for nic in vm.networks if nic.vxlanid}
     segments = {identity(one) for vni in vnis for one in (Bridge(vni, 0), Vxlan(vni, 0, "", 0))}
-    return frozenset(segments | ({identity(Fabric(policy.fabric))} if vnis else set()))
+    ways = {policy.mode(vpc) for vm in there for vpc in vm.vpcs} - {UplinkMode.NONE}
+    shared = {identity(Router("", False))} if ways else set()
+    return frozenset(segments | shared | ({identity(Fabric(policy.fabric))} if vnis else set()))
 
 
 def _segment(vpc: str, nics: list[Network], policy: Policy) -> set[Resource]:
@@ -174,6 +204,7 @@ def dhcp(vpc: str, members: Iterable[VmConfig], policy: Policy) -> Dhcp | None:
     nics = [(vm, nic) for vm in members for nic in vm.networks if nic.netname == vpc]
     if not nics:
         return None
+    config, outside = policy.config(vpc), policy.mode(vpc) is not UplinkMode.NONE
     by_name = {nic.subnetname: [other for _, other in nics if other.subnetname == nic.subnetname] for _, nic in nics}
     hosts = {
         DhcpHost(
@@ -189,10 +220,11 @@ def dhcp(vpc: str, members: Iterable[VmConfig], policy: Policy) -> Dhcp | None:
     }
     return Dhcp(
         vpc=vpc,
-        domain=policy.domain,
+        domain=policy.dns(vpc),
         subnets=tuple(_dhcp_subnet(by_name[name], policy) for name in sorted(by_name)),
         hosts=tuple(sorted(hosts, key=lambda host: (host.vm, host.position))),
-        forwarders=policy.forwarders,
+        forwarders=(config.forwarders or ()) if outside else (),
+        private=policy.uplinks.private if outside and policy.uplinks else (),
     )
 
 
@@ -226,7 +258,9 @@ def _guest_nic(nic: Network, policy: Policy) -> GuestNic:
 
 
 def metadata(vpc: str, members: Iterable[VmConfig], policy: Policy) -> Metadata | None:
-    """Who asks from which address of this VPC is which guest; None when no member has a NIC in it."""
+    """Who asks from which address of this VPC is which guest; None when no member has a NIC in it, or by its wish."""
+    if not policy.config(vpc).metadata:
+        return None
     pairs = [
         (str(address.ip), guest(vm, policy))
         for vm in members

@@ -20,6 +20,7 @@ from typing import Protocol
 from lvagent.memo import remembered
 from lvagent.render import render
 from lvagent.spec import names
+from lvagent.spec.vpc import DOMAIN
 
 CONF = "conf"
 HOSTS = "hosts.d"
@@ -33,8 +34,6 @@ MIN_LEASE = 120
 
 ROUTER_LIFETIME = 9000
 """Seconds a guest keeps its IPv6 default route unrefreshed: the longest that RFC 4861 allows."""
-
-DOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z")
 
 NONE = "-"
 """Stands for a gateway that is not there."""
@@ -85,6 +84,8 @@ class Served(Protocol):
     def hosts(self) -> Sequence[Host]: ...
     @property
     def forwarders(self) -> Sequence[str]: ...
+    @property
+    def private(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,7 @@ def _conf(wanted: Served, folder: str, lease: int) -> str:
         lease_max=LEASE_MAX,
         domain=wanted.domain,
         forwarders=wanted.forwarders,
+        private=wanted.private,
         subnets=[_subnet(subnet, subnet.name in routed) for subnet in _by_name(wanted.subnets)],
     )
 
@@ -217,6 +219,8 @@ def _check(wanted: Served) -> None:
     _match(DOMAIN, wanted.domain)
     for forwarder in wanted.forwarders:
         ip_address(forwarder)
+    for name in wanted.private:
+        _match(DOMAIN, name)
     known = [subnet.name for subnet in wanted.subnets]
     if len(set(known)) != len(known):
         raise ValueError("a subnet is there twice")

@@ -98,3 +98,19 @@ def vxlan(vni: int) -> str:
 def overlay_bridge(vni: int) -> str:
     """The bridge of a VNI on the underlay side."""
     return f"lvb{vni}"
+
+
+def uplink_outer(vpc: str) -> str:
+    """The end of a VPC's uplink in the root namespace."""
+    return f"ux-{vpc.removeprefix('vpc-')}"
+
+
+def uplink_inner(vpc: str) -> str:
+    """The end of a VPC's uplink in the VPC's namespace."""
+    return f"ui-{vpc.removeprefix('vpc-')}"
+
+
+def uplink_owner(device: str) -> str | None:
+    """The VPC that the outer end of an uplink stands for, or None if it is no such name."""
+    match = re.fullmatch(r"ux-([0-9a-z]{10})", device)
+    return f"vpc-{match[1]}" if match else None

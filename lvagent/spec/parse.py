@@ -32,7 +32,7 @@ def parse_vm(document: object, *, user_data_max: int = MAX_USER_DATA) -> VmConfi
     :param user_data_max: the most that user data may have, in bytes.
     :raise SpecError: it describes none; the path has the indices of the caller's lists.
     """
-    model = validate(document)
+    model = validate(document, VmModel, "a VM")
     volumes = [parse_volume(item, f"volumes[{index}]") for index, item in enumerate(model.volumes or ())]
     networks = [parse_nic(model.id, item, f"networks[{index}]") for index, item in enumerate(model.networks)]
     _check_positions([volume.position for volume in volumes], "volumes", "the boot disk")

@@ -247,9 +247,9 @@ CHILDREN: dict[type[BaseModel], dict[str, type[BaseModel]]] = {
 
 
 @functools.cache
-def _schema() -> dict[str, object]:
-    schema: dict[str, object] = VmModel.model_json_schema()
-    definitions = schema.pop("$defs")
+def _schema(model: type[BaseModel]) -> dict[str, object]:
+    schema: dict[str, object] = model.model_json_schema()
+    definitions = schema.pop("$defs", {})
     assert isinstance(definitions, dict)
     whole = _inline(schema, definitions)
     assert isinstance(whole, dict)
@@ -258,7 +258,12 @@ def _schema() -> dict[str, object]:
 
 def vm_schema() -> dict[str, object]:
     """The JSON Schema (2020-12) of a VM in canonical spelling, whole, without references: it may stand anywhere."""
-    return copy.deepcopy(_schema())
+    return schema_of(VmModel)
+
+
+def schema_of(model: type[BaseModel]) -> dict[str, object]:
+    """The JSON Schema (2020-12) of what a model takes, likewise."""
+    return copy.deepcopy(_schema(model))
 
 
 def _inline(node: object, definitions: dict[str, object]) -> object:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Sequence
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from lvagent.errors import SpecError
 from lvagent.spec.json import fold, member, quoted
-from lvagent.spec.schema import CHILDREN, VmModel
+from lvagent.spec.schema import CHILDREN
 
+M = TypeVar("M", bound=BaseModel)
 Step = str | int
 _TYPES = {
     "string_type": "a string",
@@ -40,16 +42,17 @@ _FORMS = {
 _SECRET = frozenset({"user_data", "keys"})
 
 
-def validate(document: object) -> VmModel:
+def validate(document: object, model: type[M], what: str) -> M:
     """The document as a typed model.
 
+    :param what: what it is an object of, for a hint: "a VM".
     :raise SpecError: an unknown or repeated key, a missing field, a wrong type, a value out of bounds.
     """
-    spelled = canonical(document, VmModel, "")
+    spelled = canonical(document, model, "")
     try:
-        return VmModel.model_validate(spelled)
+        return model.model_validate(spelled)
     except ValidationError as error:
-        raise _translated(error.errors(include_url=False, include_context=False)) from None
+        raise _translated(error.errors(include_url=False, include_context=False), model, what) from None
 
 
 def canonical(value: object, model: type[BaseModel], path: str) -> object:
@@ -87,14 +90,15 @@ def _unknown(key: str, model: type[BaseModel], path: str) -> SpecError:
     return SpecError(member(path, key[:40]), f"there is no field {quoted(key, 40)}", hint)
 
 
-def _translated(errors: Sequence[ErrorDetails]) -> SpecError:
+def _translated(errors: Sequence[ErrorDetails], root: type[BaseModel], what: str) -> SpecError:
     """One error of many: the first in the document; of a choice of types, what fits best."""
-    first, _ = _place(errors[0]["loc"])
-    near = [(*_place(error["loc"]), error) for error in errors]
+    first, _ = _place(errors[0]["loc"], root)
+    near = [(*_place(error["loc"], root), error) for error in errors]
     near = [entry for entry in near if entry[0][: len(first)] == first]
     deepest = max((steps for steps, _, _ in near), key=len)
     found = [(error, hint) for steps, hint, error in near if steps == deepest]
     error, hint = next((pair for pair in found if pair[0]["type"] not in _TYPES), found[0])
+    hint = hint or f"{what} is a JSON object: see GET /openapi.json"
     return SpecError(_path(deepest), _message([entry for entry, _ in found], error), hint)
 
 
@@ -130,9 +134,9 @@ def _kind(value: object, *, show: bool) -> str:
     return f"a {type(value).__name__}"
 
 
-def _place(location: Sequence[Step]) -> tuple[tuple[Step, ...], str]:
+def _place(location: Sequence[Step], root: type[BaseModel]) -> tuple[tuple[Step, ...], str]:
     """The steps to a field, without those by which pydantic names members of a union; and the field's description."""
-    model: type[BaseModel] | None = VmModel
+    model: type[BaseModel] | None = root
     steps: list[Step] = []
     hint = ""
     for step in location:
@@ -142,7 +146,7 @@ def _place(location: Sequence[Step]) -> tuple[tuple[Step, ...], str]:
             hint = model.model_fields[step].description or ""
             steps.append(step)
             model = CHILDREN.get(model, {}).get(step)
-    return tuple(steps), hint or "a VM is a JSON object: see GET /openapi.json"
+    return tuple(steps), hint
 
 
 def _path(steps: Sequence[Step]) -> str:

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from lvagent.errors import NotFound
 from lvagent.spec.vm import NetRule, VmConfig
+from lvagent.spec.vpc import DEFAULT, VpcConfig
 
 
 def iso_time(stamp: float) -> str:
@@ -170,14 +171,40 @@ class SubnetView:
 
 
 @dataclass(frozen=True, slots=True)
+class UplinkView:
+    """The way out of a VPC as it is wanted, and the addresses that it has now (None: it is not there, or has none).
+
+    ``mode``: none, nat or routed. ``mtu`` in bytes. ``address_*``: the VPC's end; ``gateway_*``: root's.
+    ``routes``: the prefixes that are routed to it. ``forwarders``: the DNS servers that are asked. ``trouble``: what
+    keeps it from being whole.
+    """
+
+    mode: str
+    mtu: int | None = None
+    address_v4: str | None = None
+    gateway_v4: str | None = None
+    address_v6: str | None = None
+    gateway_v6: str | None = None
+    routes: tuple[str, ...] = ()
+    forwarders: tuple[str, ...] = ()
+    trouble: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class VpcView:
-    """A VPC with its subnets. ``netns``: the name of its namespace."""
+    """A VPC with its subnets. ``netns``: the name of its namespace. ``settings``: its wish, as it was put.
+
+    ``metadata``: whether it is served.
+    """
 
     name: str
     netns: str
     domain: str
     subnets: tuple[SubnetView, ...]
     vms: tuple[str, ...]
+    settings: VpcConfig = DEFAULT
+    uplink: UplinkView = UplinkView("none")
+    metadata: bool = True
 
 
 @dataclass(frozen=True, slots=True)

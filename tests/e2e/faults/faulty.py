@@ -51,6 +51,10 @@ class Faulty:
     def delete(self) -> int:
         return self.lab.api("DELETE", f"/v1/vms/{SUBJECT}?volumes=delete").status
 
+    def want(self, vpc: str, wish: dict[str, object] | None) -> int:
+        """Want this of a VPC; None: nothing any more."""
+        return self.lab.api("DELETE" if wish is None else "PUT", f"/v1/vpcs/{vpc}", wish).status
+
     # what happens to it
 
     def arm(self, *lines: str) -> None:
@@ -116,6 +120,8 @@ class Faulty:
         for one in self.lab.api("GET", "/v1/vms").json["items"]:
             if one["id"] != "i-0000000001":
                 self.until(lambda: self.delete() in (204, 404), "it cannot be deleted")
+        for one in self.lab.api("GET", "/v1/vpcs").json["items"]:
+            self.want(one["name"], None)
         if not self.lab.api("GET", "/v1/vms").json["items"]:
             assert self.put(vm(1, nic(host=5))) == 201
         for left in self.lab.path("/var/lib/lvagent/volumes").glob("*.qcow2"):

@@ -81,6 +81,17 @@ def _booted(faulty: Faulty) -> None:
     faulty.other_boot()
 
 
+def _shut(faulty: Faulty) -> None:
+    """The neighbour's VPC had a way out once: the files of its locks are there."""
+    _opened(faulty)
+    assert faulty.want(A, None) == 204
+
+
+def _opened(faulty: Faulty) -> None:
+    """The neighbour's VPC has a way out."""
+    assert faulty.want(A, {"uplink": "nat"}) == 200
+
+
 def _start(faulty: Faulty) -> int:
     faulty.start()
     return 200
@@ -94,6 +105,8 @@ OPERATIONS = {
         Operation("change a stopped one", _stopped, lambda faulty: faulty.put(second())),
         Operation("delete", _made, lambda faulty: faulty.delete(), undone=False),
         Operation("start", _stopped, lambda faulty: faulty.act("start")),
+        Operation("open", _shut, lambda faulty: faulty.want(A, {"uplink": "nat"})),
+        Operation("close", _opened, lambda faulty: faulty.want(A, None)),
         Operation("stop", _made, lambda faulty: faulty.act("stop")),
         Operation("finish a create", _crashed("create.started kill"), _start, undone=False, starts=True),
         Operation("clear a create", _crashed("volume.made kill"), _start, undone=False, starts=True),
@@ -138,6 +151,16 @@ PASSES = {
     "wires.linked": ("create", "change a stopped one"),
     "unwire.ports": ("delete",),
     "unwire.crossing": ("delete",),
+    "router.filtered": ("open",),
+    "router.forwarding": ("open",),
+    "router.restored": ("close",),
+    "uplink.closed": ("open",),
+    "uplink.linked": ("open",),
+    "uplink.addressed": ("open",),
+    "uplink.removed": ("close",),
+    "vpc.wished": ("open", "close"),
+    "vpc.converged": ("open", "close"),
+    "vpc.kept": ("open", "close"),
     "dhcp.served": ("create", "change a stopped one"),
     "dhcp.removed": ("delete",),
     "metadata.served": ("create", "change a stopped one"),

@@ -22,6 +22,8 @@ from tests.lab.snapshot import Snapshot
 VOLATILE = ("timings", "pid", "process", "observed_at", "changed_at", "revision", "error", "reason", "stale")
 """What the API tells of a VM and two equal VMs may differ in."""
 
+FORWARDING = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv4.conf.all.accept_redirects")
+
 _NUMBERS = (
     (re.compile(r"domain-\d+-"), "domain-N-"),
     (re.compile(r"\b(fd|fds|vhostfd|fdset|set)=[\d:]+"), r"\1=N"),
@@ -49,10 +51,13 @@ class State:
     served: tuple[str, ...]
     consoles: tuple[str, ...]
     told: tuple[str, ...]
+    forwards: str = ""
 
     def difference(self, other: State) -> dict[str, object]:
         """What the other lacks and has more; empty when they are equal."""
         found: dict[str, object] = dict(self.host.difference(other.host))
+        if self.forwards != other.forwards:
+            found["forwards"] = {"gone": [self.forwards], "new": [other.forwards]}
         for name in ("wishes", "served", "consoles", "told"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
@@ -71,7 +76,11 @@ def look(lab: LabHost) -> State:
         wishes=tuple(_wish(lab, vm) for vm in sorted(lab.virsh("list", "--all", "--name").stdout.split())),
         served=tuple(sorted(_served(lab.path("/run/lvagent/dnsmasq")))),
         consoles=tuple(sorted(one.name for one in lab.path("/var/log/libvirt/qemu").glob("*-console.log"))),
-        told=tuple(_told(one) for one in lab.api("GET", "/v1/vms").json["items"]),
+        told=(
+            *(_told(one) for one in lab.api("GET", "/v1/vms").json["items"]),
+            *(json.dumps(one, sort_keys=True) for one in lab.api("GET", "/v1/vpcs").json["items"]),
+        ),
+        forwards=lab.run(["sysctl", "-n", *FORWARDING]).stdout,
     )
 
 

@@ -100,10 +100,12 @@ class Served:
         return found
 
     def clear(self) -> None:
-        """Delete all VMs, with what the agent made for them, and the volumes that earlier ones left."""
+        """Delete all VMs, with what the agent made for them, the volumes that earlier ones left, and wishes of VPCs."""
         self.settle()
         for one in self.vms():
             assert self.lab.api("DELETE", f"/v1/vms/{one['id']}?volumes=delete").status in (204, 404)
+        for one in self.lab.api("GET", "/v1/vpcs").json["items"]:
+            assert self.lab.api("DELETE", f"/v1/vpcs/{one['name']}").status == 204
         for left in self.lab.path("/var/lib/lvagent/volumes").glob("*.qcow2"):
             left.unlink()
 
@@ -112,6 +114,9 @@ def serve(lab: LabHost) -> Served:
     """The agent of a lab, after both VPCs were there once: their lock files stay."""
     nics = [nic(vpc, subnet, net=net, vni=vni, position=net) for vpc, subnet, net, vni in NETS]
     assert lab.api("POST", "/v1/vms", vm(1, *nics)).status == 201
+    for vpc, *_ in NETS:  # and their uplinks
+        assert lab.api("PUT", f"/v1/vpcs/{vpc}", {"uplink": "nat"}).status == 200
+        assert lab.api("DELETE", f"/v1/vpcs/{vpc}").status == 204
     served = Served(lab, lab.api("GET", "/openapi.json").json)
     served.clear()
     return served

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 
 from lxml import etree
 
+from lvagent.agent.configs import Kept, VpcConfigs
 from lvagent.agent.core import Agent, Parts
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
@@ -36,8 +38,11 @@ from lvagent.plan.resources import (
     Plug,
     PortFilter,
     Resource,
+    Router,
+    Uplink,
     Vxlan,
 )
+from lvagent.plan.uplinks import Transit, transit
 from lvagent.plan.wanted import Policy
 from lvagent.render.domain import DomainOptions
 from lvagent.render.element import find_element
@@ -306,12 +311,14 @@ class FakeWires:
         self.counters: dict[str, list[Counted]] = {}
         self.when_counted: Callable[[str], None] = lambda _vpc: None
         """What happens when a sweep has done all else with a VPC."""
+        self.troubles: tuple[str, ...] = ()
+        self.looks = 0
 
     def observe(self, vpc: str) -> frozenset[Resource]:
         return frozenset(one for one in self.there if getattr(one, "vpc", vpc) == vpc and self._of(one, vpc))
 
     def _of(self, one: Resource, vpc: str) -> bool:
-        if hasattr(one, "vpc") or isinstance(one, Fabric):
+        if hasattr(one, "vpc") or isinstance(one, Fabric | Router):
             return True
         vnis = {getattr(other, "vni", None) for other in self.there if getattr(other, "vpc", None) == vpc}
         return getattr(one, "vni", None) in vnis
@@ -323,7 +330,7 @@ class FakeWires:
         self.prepared = True
 
     def fabric(self) -> frozenset[Resource]:
-        return frozenset(one for one in self.there if isinstance(one, Fabric | Bridge | Vxlan))
+        return frozenset(one for one in self.there if isinstance(one, Fabric | Router | Bridge | Vxlan))
 
     def taps(self, vpc: str) -> frozenset[str]:
         return frozenset(one.tap for one in self.there if isinstance(one, Plug) and one.vpc == vpc)
@@ -351,6 +358,23 @@ class FakeWires:
 
     def mend(self, vpc: str) -> None:
         self.mended.append(vpc)
+
+    def trouble(self) -> tuple[str, ...]:
+        return self.troubles
+
+    def look(self) -> None:
+        self.looks += 1
+
+    def mend_router(self, router: Router) -> bool:
+        self.looks += 1
+        if router in self.there:
+            return False
+        self.ensure([router])
+        return True
+
+    def transits(self) -> dict[str, Transit]:
+        ways = (one.vpc for one in self.there if isinstance(one, Uplink))
+        return {vpc: transit(slot, POOLS) for slot, vpc in enumerate(sorted(ways), 1)}
 
     def counted(self, vpc: str) -> list[Counted]:
         self.when_counted(vpc)
@@ -443,6 +467,7 @@ class FakePages:
         self.lines = dict(self.lines)
 
 
+POOLS = (ip_network("198.19.0.0/16"), ip_network("fd6c:76a1:93d0:1::/112"))
 POLICY = Policy(
     fabric="lvfabric", underlay_mtu=1500, local="192.0.2.10", port=4789, domain="vpc.internal", forwarders=(),
     ruleset="r1",
@@ -467,6 +492,8 @@ class FakeHost:
         self.domains.ended = self.wires.unplug
         self.pages = FakePages()
         self.console = b""
+        self.policy = POLICY
+        self.wishes: Kept | None = None
         self._locks = locks
         self.now = 1000.0
         self.going_down = False
@@ -474,7 +501,8 @@ class FakeHost:
     def agent(self, *, boot_id: str = "boot-1", sweep: bool = True, settings: Settings | None = None) -> Agent:
         news = News(lambda vm: index.vpcs_of(vm))
         index = Index(Reporter(news))
-        networks = Networks(index, self.wires, self.dhcp, self.metadata, POLICY, self._locks)
+        configs = VpcConfigs(self.wishes)
+        networks = Networks(index, self.wires, self.dhcp, self.metadata, self.policy, self._locks, configs)
         options = DomainOptions(accel="qemu", emulator="/usr/bin/qemu-system-x86_64")
         timeline = Timeline(self.pages, lambda _vm, count: self.console[-count:])
         made = Agent(

@@ -32,11 +32,13 @@ from lvagent.spec.status import (
     State,
     SubnetView,
     TimelineEntry,
+    UplinkView,
     VmStatus,
     VpcView,
 )
 from lvagent.spec.strays import LooseObject, Sort, StraysView, StrayView, SweepView
 from lvagent.spec.vm import Network, VmConfig
+from lvagent.spec.vpc import DEFAULT, UplinkMode, VpcConfig
 
 TIMES = (PhaseTime("check", 0.1), PhaseTime("define", 4.0), PhaseTime("wire", 8.5), PhaseTime("start", 500.25))
 NOW = "2026-11-23T21:45:00.000Z"
@@ -96,6 +98,7 @@ class FakeAgent:
         self.failure: Exception | None = None
         self.calls: list[tuple[str, str]] = []
         self.ready = True
+        self.configs: dict[str, VpcConfig] = {}
         self.console = b"login: "
         self.files: set[str] = set()
         self.told: dict[str, tuple[TimelineEntry, ...]] = {}
@@ -242,9 +245,28 @@ class FakeAgent:
                 domain="vpc.internal",
                 subnets=tuple(subnet for subnet in subnets if subnet.vpc == vpc),
                 vms=tuple(status.spec.id for status in self.vms() if vpc in status.spec.vpcs),
+                settings=self.configs.get(vpc, DEFAULT),
+                uplink=self._uplink(vpc),
             )
-            for vpc in sorted({subnet.vpc for subnet in subnets})
+            for vpc in sorted({*(subnet.vpc for subnet in subnets), *self.configs})
         )
+
+    def _uplink(self, vpc: str) -> UplinkView:
+        mode = self.configs.get(vpc, DEFAULT).uplink or UplinkMode.NONE
+        if mode is UplinkMode.NONE:
+            return UplinkView("none")
+        trouble = ("table ip filter, chain FORWARD: policy drop (Docker)",)
+        return UplinkView(mode.value, 1500, "198.19.0.3", "198.19.0.2", trouble=trouble)
+
+    def put_vpc(self, vpc: str, config: VpcConfig) -> VpcView:
+        self._enter("put_vpc", vpc)
+        self.configs[vpc] = config
+        return self.vpc(vpc)
+
+    def delete_vpc(self, vpc: str) -> None:
+        self.vpc(vpc)
+        self._enter("delete_vpc", vpc)
+        self.configs.pop(vpc, None)
 
     def vpc(self, name: str) -> VpcView:
         for view in self.vpcs():

@@ -58,6 +58,8 @@ LEAST: dict[str, str] = {
     "GET /v1/strays": "operate",
     "POST /v1/strays/{pid}/kill": "admin",
     "POST /v1/sweep": "admin",
+    "PUT /v1/vpcs/{name}": "admin",
+    "DELETE /v1/vpcs/{name}": "admin",
 }
 """Which role each route needs. Decided here by hand: a new route without a line fails."""
 
@@ -67,6 +69,7 @@ BY_HAND = ("POST /v1/vms/{id}/accept", "POST /v1/vms/{id}/restore")
 
 BODIES: dict[str, Json] = {
     "POST /v1/strays/{pid}/kill": {"identity": STRAY.identity},
+    "PUT /v1/vpcs/{name}": {"uplink": "nat"},
     "POST /v1/vms": SPEC,
     "PUT /v1/vms/{id}": SPEC,
     "POST /v1/plan": SPEC,
@@ -135,7 +138,7 @@ class Walk:
     def call(self, who: str, method: str, path: str) -> TestResponse:
         body = BODIES.get(f"{method} {path}")
         target = path_of(path, self.operation)
-        if method == "PUT" and body is not None:
+        if method == "PUT" and body is not None and "id" in body:
             target = f"/v1/vms/{body['id']}"
         return self.clients[who].open(target, method=method, json=body)
 

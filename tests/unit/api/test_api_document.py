@@ -107,6 +107,8 @@ def walk(client: FlaskClient) -> list[tuple[str, str, TestResponse]]:
         ("POST", "/v1/vms/{id}/qmp", client.post(f"{vm1}/qmp", json={"execute": "query-status"})),
         ("POST", "/v1/vms/{id}/hmp", client.post(f"{vm1}/hmp", json={"command": "info status"})),
         ("GET", "/v1/vpcs/{name}", client.get("/v1/vpcs/vpc-aaaaaaaaaa")),
+        ("PUT", "/v1/vpcs/{name}", client.put("/v1/vpcs/vpc-aaaaaaaaaa", json={"uplink": "nat"})),
+        ("DELETE", "/v1/vpcs/{name}", client.delete("/v1/vpcs/vpc-aaaaaaaaaa")),
         ("GET", "/v1/subnets/{name}", client.get("/v1/subnets/subnet-aaaaaaaaaa")),
         ("POST", "/v1/plan", client.post("/v1/plan", json=full(9))),
         ("GET", "/v1/vms/{id}/timeline", client.get(f"{vm1}/timeline")),

@@ -208,6 +208,19 @@ def test_networks_and_images(client: FlaskClient) -> None:
         "domain": "vpc.internal",
         "subnets": [subnet],
         "vms": ["i-0000000001"],
+        "settings": {"uplink": None, "forwarders": None, "domain": None, "mtu": None, "metadata": None},
+        "uplink": {
+            "mode": "none",
+            "mtu": None,
+            "address_v4": None,
+            "gateway_v4": None,
+            "address_v6": None,
+            "gateway_v6": None,
+            "routes": [],
+            "forwarders": [],
+            "trouble": [],
+        },
+        "metadata": "on",
     }
     assert client.get("/v1/vpcs").json == {"items": [vpc], "next": None}
     assert client.get("/v1/vpcs/vpc-aaaaaaaaaa").json == vpc

@@ -34,6 +34,8 @@ def test_vpcs_and_subnets(shell: Shell) -> None:
         "vpc        vpc-aaaaaaaaaa\n"
         "namespace  vpc-aaaaaaaaaa\n"
         "domain     vpc.internal\n"
+        "uplink     none\n"
+        "metadata   on\n"
         "vms        i-0000000001\n"
         "\n" + subnets
     )

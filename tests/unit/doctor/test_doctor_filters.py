@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lvagent.doctor.bystanders import bridged, underlay
+from lvagent.doctor.bystanders import bridged, underlay, uplinks
 from lvagent.doctor.findings import Level
 from lvagent.errors import HostError
 from lvagent.host.rootfilter import RootFilter, parse
@@ -135,3 +135,19 @@ def test_vxlan_must_come_in(objects: tuple[dict[str, Any], ...], level: Level) -
 def test_what_is_no_list_of_rules(text: str) -> None:
     with pytest.raises(HostError, match="not understood"):
         parse(text)
+
+
+def accept(key: str, name: str) -> tuple[dict[str, Any], ...]:
+    match = {"match": {"op": "==", "left": {"meta": {"key": key}}, "right": name}}
+    return (match, ACCEPT)
+
+
+def test_uplinks_are_told_of_who_drops_what_they_forward() -> None:
+    (found,) = uplinks(filters(*DOCKER), there=2)
+    assert (found.level, "policy drop (Docker). It drops what 2 VPCs send out" in found.text) == (Level.FAIL, True)
+    (found,) = uplinks(filters(*DOCKER), there=0)
+    assert found.level is Level.WARN
+    opened = filters(*DOCKER, rule("DOCKER-USER", *accept("iifname", "ux-*")))
+    assert [one.level for one in uplinks(opened, there=2)] == [Level.PASS]
+    strange = filters(*DOCKER, rule("DOCKER-USER", *accept("iifname", "eth0")))
+    assert [one.level for one in uplinks(strange, there=2)] == [Level.FAIL]

@@ -28,7 +28,14 @@ DB = DhcpHost("i-0000000002", 0, SIX.name, "06:00:00:00:00:02", None, "fd00:c::5
 
 CASES = {
     "one": Dhcp("vpc-aaaaaaaaaa", "vpc.internal", (ONE,), (WEB,)),
-    "three": Dhcp("vpc-aaaaaaaaaa", "cloud.example", (ONE, TWO, SIX), (WEB, SIDE, DB), ("192.0.2.53", "2001:db8::53")),
+    "three": Dhcp(
+        "vpc-aaaaaaaaaa",
+        "cloud.example",
+        (ONE, TWO, SIX),
+        (WEB, SIDE, DB),
+        ("192.0.2.53", "2001:db8::53"),
+        ("corp.example",),
+    ),
     "second-nics-only": Dhcp("vpc-aaaaaaaaaa", "vpc.internal", (SIX,), (replace(DB, position=1, first=False),)),
 }
 

@@ -113,15 +113,16 @@ def dhcp(text: str, place: str) -> Dhcp:
         return replace(found, hosts=(replace(host, **{place: text}),))
     if place == "name":
         return replace(found, subnets=(replace(subnet, name=text),), hosts=(replace(host, subnet=text),))
-    return replace(found, **{place: (text,) if place == "forwarders" else text})
+    return replace(found, **{place: (text,) if place in ("forwarders", "private") else text})
 
 
-SERVED = ("vm", "subnet", "mac", "ipv4", "ipv6", "name", "vpc", "domain", "forwarders", "folder")
+SERVED = ("vm", "subnet", "mac", "ipv4", "ipv6", "name", "vpc", "domain", "forwarders", "private", "folder")
 
 
 @given(hostile, st.sampled_from(SERVED))
 def test_dnsmasq(text: str, place: str) -> None:
-    tame_value = dhcp("10.0.0.53", "forwarders") if place == "forwarders" else dhcp("a", "domain")
+    several = {"forwarders": dhcp("10.0.0.53", "forwarders"), "private": dhcp("a", "private")}
+    tame_value = several.get(place) or dhcp("a", "domain")
     if text == "" and place in ("ipv4", "ipv6"):  # as good as none
         tame_value = replace(tame_value, hosts=(replace(tame_value.hosts[0], **{place: None}),))
     try:
@@ -147,6 +148,7 @@ RAW: dict[str, Callable[[str], dict[str, object]]] = {
     "dnsmasq.conf.j2": lambda text: {
         **dict.fromkeys(("vpc", "folder", "lease", "lease_max", "domain"), text),
         "forwarders": [text],
+        "private": [text],
         "subnets": [
             SimpleNamespace(
                 **dict.fromkeys(("name", "bridge", "mtu", "router_lifetime", "gateway_v4", "gateway_v6"), text),

@@ -1,0 +1,168 @@
+"""What root has for all uplinks together: its table, forwarding, and, by setting, a rule in chains of others.
+
+The table stands before anything is forwarded, and goes after. A chain of somebody else that drops (Docker's FORWARD,
+firewalld's, ufw's) drops all the same: an accept in our table ends only our own chain. Such chains are looked for,
+named, and, if ``uplink.foreign`` is ``accept``, given a rule that lets uplinks pass; what may pass is still decided by
+our own table, which comes first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from lvagent.config import Settings
+from lvagent.errors import CommandError, HostError
+from lvagent.failpoints import point
+from lvagent.host import files, nft_read, rootfilter
+from lvagent.host.forwarding import Forwarding
+from lvagent.host.netspace import Netspace, translated
+from lvagent.host.nft_read import INET
+from lvagent.host.rootfilter import UPLINK_COMMENT as COMMENT
+from lvagent.host.rootfilter import Chain, RootFilter
+from lvagent.plan.resources import Router
+from lvagent.render.nft import TABLE
+
+log = logging.getLogger(__name__)
+
+WAYS = ('iifname "ux-*"', 'oifname "ux-*"')
+
+
+class RouterSide:
+    """Root, as far as uplinks need it.
+
+    :param root: opens the namespace in which the agent runs.
+    """
+
+    def __init__(self, settings: Settings, root: Callable[[], Netspace]) -> None:
+        self._root = root
+        self._ipv6 = settings.uplink.ipv6 != "none"
+        self._accept = settings.uplink.foreign == "accept"
+        self._forwarding = Forwarding(Path(settings.paths.state))
+        self._lock = Path(settings.paths.run) / "router.lock"
+        self.trouble: tuple[str, ...] = ()
+        """Chains of others that drop what uplinks forward, as they were when last looked for."""
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with translated(str(self._lock), "lock"), files.flocked(self._lock):
+            yield
+
+    def observe(self) -> Router | None:
+        """What there is of it; with an empty digest if it is not as it should be."""
+        with translated("the filter of root", "read"):
+            root = self._root()
+            digest = nft_read.table_comment(root.netfilter, INET)
+            if digest is None and not self._forwarding.remembered():
+                return None
+            on = root.inside(lambda: self._forwarding.holds(ipv6=self._ipv6))
+        return Router(digest or "" if on else "", self._ipv6)
+
+    def ensure(self, wanted: Router) -> None:
+        """Load the table, then forward; and look who else has a say.
+
+        :raise HostError: nft refused, or forwarding cannot be switched on.
+        """
+        with self._locked():
+            self._make(wanted)
+        self.look()
+
+    def mend(self, wanted: Router) -> bool:
+        """Make it again if somebody changed it; whether that was so. Then look who else has a say by now."""
+        with self._locked():  # what is just being made is no change of somebody's
+            sound = self.observe() == wanted
+            if not sound:
+                self._make(wanted)
+        self.look()
+        return not sound
+
+    def _make(self, wanted: Router) -> None:
+        root = self._root()
+        with translated("the filter of root", "read"):
+            loaded = nft_read.table_comment(root.netfilter, INET)
+        if loaded != wanted.digest:
+            root.nft.run(wanted.text, "the filter of root")
+        point("router.filtered")
+        root.inside(lambda: self._forwarding.ensure(ipv6=wanted.ipv6))
+        point("router.forwarding")
+
+    def look(self) -> None:
+        """Look who else drops what uplinks forward; by setting, have them let it pass. Never raises."""
+        try:
+            found = self._root().inside(rootfilter.read)
+            if self._accept and self._open(found):
+                found = self._root().inside(rootfilter.read)
+        except HostError as error:
+            self.trouble = (f"whether others drop what is forwarded is not known: {error}",)
+            return
+        self.trouble = tuple(_told(found, chain, how) for chain, how in rootfilter.closed_to_uplinks(found))
+        if found.legacy:
+            tables = ", ".join(found.legacy)
+            self.trouble += (
+                f"iptables-legacy has tables too ({tables}), and nft does not show them: iptables-legacy -S",
+            )
+
+    def _open(self, found: RootFilter) -> bool:
+        """Put our rules into the chains that drop; whether there are such."""
+        chains = [_place(found, chain) for chain, _ in rootfilter.closed_to_uplinks(found)]
+        for chain in chains:
+            where = f"{chain.family} {chain.table} {chain.name}"
+            rules = "".join(f'insert rule {where} {way} counter accept comment "{COMMENT}"\n' for way in WAYS)
+            try:
+                self._root().nft.run(rules, str(chain), "let uplinks pass in")
+                log.warning("%s drops what uplinks forward, and has rules of ours now that let it pass", chain)
+            except HostError as error:
+                log.warning("%s", error)
+        return bool(chains)
+
+    def remove(self) -> None:
+        """Forward no more, if it was off before; take our rules out of chains of others, and the table away."""
+        with self._locked():
+            root = self._root()
+            user = self._user(root)
+            root.inside(lambda: self._forwarding.restore(user))
+            point("router.restored")
+            self._close(root)
+            with translated("the filter of root", "read"):
+                there = nft_read.table_comment(root.netfilter, INET) is not None
+            if there:
+                root.nft.run(f"delete table inet {TABLE}\n", "the filter of root", "remove")
+            self.trouble = ()
+
+    def _user(self, root: Netspace) -> str:
+        """Who else forwards here by the look of the filter, and found forwarding on; '' if nobody does."""
+        try:
+            found = root.inside(rootfilter.read)
+        except HostError as error:
+            return f"somebody, perhaps ({error})"
+        owners = (rootfilter.whose(found, chain) for chain in found.chains)
+        return next((owner for owner in owners if owner in rootfilter.FORWARDERS), "")
+
+    def _close(self, root: Netspace) -> None:
+        """Take our rules out of chains of others; they are looked for whatever the setting says now."""
+        try:
+            found = root.inside(rootfilter.read)
+        except CommandError as error:
+            log.warning("rules of uplinks may be left in chains of others: %s", error)
+            return
+        gone = [
+            f"delete rule {chain.family} {chain.table} {chain.name} handle {rule.handle}\n"
+            for chain in found.chains
+            for rule in chain.rules
+            if rule.comment == COMMENT
+        ]
+        if gone:
+            root.nft.run("".join(gone), "rules of uplinks", "remove")
+
+
+def _place(found: RootFilter, chain: Chain) -> Chain:
+    """Where a rule of others stays: Docker leaves DOCKER-USER to its users, and makes the rest anew."""
+    return next((one for one in found.reached(chain) if one.name == "DOCKER-USER"), chain)
+
+
+def _told(found: RootFilter, chain: Chain, how: str) -> str:
+    owner = rootfilter.whose(found, chain)
+    remedy = 'accept iifname "ux-*" and oifname "ux-*" there, or set uplink.foreign to accept'
+    return f"{chain}: {how}{f' ({owner})' if owner else ''} drops what uplinks forward; {remedy}"

@@ -1,0 +1,102 @@
+"""A real guest reaches the world by the uplink of its VPC, whatever becomes of the agent and of root's filter."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.conftest import SshKey
+from tests.e2e.specs import guest, nic
+from tests.lab.host import LabHost
+
+pytestmark = pytest.mark.e2e
+
+A, VM = "vpc-aaaaaaaaaa", "/v1/vms/i-0000000001"
+WEB, HOST = "203.0.113.2", "203.0.113.1"
+BOOT = 150
+SERVER = """
+import http.server, sys
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = f"you are {self.client_address[0]}\\n".encode()
+        self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args): pass
+http.server.ThreadingHTTPServer((sys.argv[1], 8080), Answer).serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def world(agent_lab: LabHost) -> Iterator[LabHost]:
+    """A web server beside the host, and one on the host itself."""
+    for command in (
+        "ip netns add world",
+        "ip link add wan type veth peer name eth0 netns world",
+        f"ip address add {HOST}/24 dev wan",
+        "ip link set wan up",
+    ):
+        agent_lab.run(command.split())
+    for command in (f"ip address add {WEB}/24 dev eth0", "ip link set eth0 up", "ip link set lo up"):
+        agent_lab.run(command.split(), netns="world")
+    servers = [
+        agent_lab.popen(["python3", "-c", SERVER, address], netns=space)
+        for address, space in ((WEB, "world"), (HOST, ""))
+    ]
+    yield agent_lab
+    for one in servers:
+        one.terminate()
+        one.wait()
+    agent_lab.run(["ip", "netns", "delete", "world"])
+
+
+def fetch(lab: LabHost, key: SshKey, address: str) -> str:
+    command = f"timeout 5 wget -q -O - http://{address}:8080/ || echo nothing"
+    return lab.guest_ssh(A, "10.0.0.5", command, key.private, wait=BOOT).stdout.strip()
+
+
+def test_a_guest_reaches_the_world_and_not_the_host(world: LabHost, ssh_key: SshKey) -> None:
+    lab = world
+    before = lab.run(["sysctl", "-n", "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"]).stdout
+    shown = lab.run(["lvagent", "vpc", "set", A, "--uplink", "nat", "--domain", "shop.internal"]).stdout
+    assert "uplink     nat" in shown
+    assert lab.api("PUT", VM, guest(1, ssh_key.public, nic())).status == 201
+    view = lab.api("GET", f"/v1/vpcs/{A}").json
+    assert view["uplink"]["mode"] == "nat"
+    assert view["uplink"]["address_v4"].startswith("198.19.")
+    assert view["settings"] == {
+        "uplink": "nat",
+        "domain": "shop.internal",
+        "forwarders": None,
+        "mtu": None,
+        "metadata": None,
+    }
+    assert fetch(lab, ssh_key, WEB) == f"you are {HOST}"
+    assert fetch(lab, ssh_key, HOST) == "nothing"
+
+    lab.run(["nft", "flush", "ruleset"])
+    deadline = time.monotonic() + 1
+    while "masquerade" not in lab.run(["nft", "list", "ruleset"]).stdout:
+        assert time.monotonic() < deadline, "not healed within a second"
+    assert fetch(lab, ssh_key, WEB) == f"you are {HOST}"
+
+    lab.kill_agent(signal.SIGKILL)
+    assert fetch(lab, ssh_key, WEB) == f"you are {HOST}"
+    lab.start_agent()
+    assert lab.api("GET", f"/v1/vpcs/{A}").json["uplink"] == view["uplink"]
+    assert fetch(lab, ssh_key, WEB) == f"you are {HOST}"
+
+    assert lab.api("PUT", f"/v1/vpcs/{A}", {"uplink": "none"}).status == 200
+    assert fetch(lab, ssh_key, WEB) == "nothing"
+    assert lab.run(["sysctl", "-n", "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"]).stdout == before
+    assert lab.api("PUT", f"/v1/vpcs/{A}", {"uplink": "nat"}).status == 200
+    assert fetch(lab, ssh_key, WEB) == f"you are {HOST}"
+
+    assert lab.api("DELETE", f"{VM}?volumes=delete").status == 204
+    assert "ux-" not in lab.run(["ip", "link"]).stdout
+    assert lab.run(["sysctl", "-n", "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"]).stdout == before
+    assert lab.api("GET", f"/v1/vpcs/{A}").json["settings"]["uplink"] == "nat"
+    assert lab.api("DELETE", f"/v1/vpcs/{A}").status == 204
+    assert lab.api("DELETE", f"/v1/vpcs/{A}").status == 404
