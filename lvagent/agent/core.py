@@ -14,6 +14,7 @@ from lvagent.agent.edits import Settler
 from lvagent.agent.index import Entry, Phase
 from lvagent.agent.locks import VmLocks
 from lvagent.agent.parts import Parts as Parts
+from lvagent.agent.peering import Peers
 from lvagent.agent.plug import Plugger
 from lvagent.agent.power import WISHES, Power
 from lvagent.agent.preview import Preview
@@ -92,6 +93,7 @@ class Agent(Told):
         self.observe = self._witness.observe
         self.plugger = Plugger(parts.index, parts.networks, parts.volumes, self._beside, parts.timeline)
         self._wishes = VpcWishes(parts.index, parts.networks, self._ready)
+        self.peers = Peers(parts.index, parts.networks, parts.peerings, self._ready)
         self._swept = threading.Event()
         self._sweeping = threading.Lock()
         self._trouble = "the first sweep is not done"
@@ -319,6 +321,7 @@ class Agent(Told):
         """One pass over everything; whether it could be done (libvirt could be read)."""
         with self._sweeping:
             try:
+                self.peers.load()
                 self._recovery.sweep(force=force)
                 self._swept.set()
                 self._look_out()
