@@ -14,6 +14,7 @@ COMMANDS = {
     "vm": ("lvagent.commands.vm:group", "Make, list, show, start, stop, enter and delete VMs."),
     "vpc": ("lvagent.commands.network:vpc", "List and show VPCs, and say what is wanted of them."),
     "subnet": ("lvagent.commands.network:subnet", "List and show subnets."),
+    "peering": ("lvagent.commands.peering:group", "Let VPCs route to each other."),
     "strays": ("lvagent.commands.strays:group", "List what nobody wants on this host, and end such processes."),
     "sweep": ("lvagent.commands.strays:sweep", "Compare all that is there with all that is wanted, now."),
     "plan": ("lvagent.commands.plan:plan", "Show what making a VM would do; touches nothing."),

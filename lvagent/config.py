@@ -116,11 +116,13 @@ class Vpc:
 @dataclass(frozen=True, slots=True)
 class FilterSettings:
     """What one guest may take of what all share. ``flows``: entries in its VPC's table of flows that it began, and as
-    many that were begun with it. All others are per second (twice as many at once): ``beginnings``: new flows;
-    ``strangers``: new flows to addresses that no VM here has; ``broadcasts``: frames that everybody hears;
-    ``neighbours``: ARP and neighbour discovery; ``leases``: DHCP; ``questions``: DNS."""
+    many that were begun with it; ``peer_flows``: those that the guests of one peered VPC began there. All others are
+    per second (twice as many at once): ``beginnings``: new flows; ``strangers``: new flows to addresses that no VM here
+    has; ``broadcasts``: frames that everybody hears; ``neighbours``: ARP and neighbour discovery; ``leases``: DHCP;
+    ``questions``: DNS."""
 
     flows: int = 16_384
+    peer_flows: int = 65_536
     beginnings: int = 2000
     strangers: int = 50
     broadcasts: int = 500

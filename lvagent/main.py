@@ -24,6 +24,7 @@ from lvagent.agent.core import Agent, Parts
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
 from lvagent.agent.news import News
+from lvagent.agent.peering import KEY
 from lvagent.agent.policy import configs, domain_options, locks_folder, policy, uplink_policy
 from lvagent.agent.tidings import Reporter
 from lvagent.agent.timeline import Timeline
@@ -45,6 +46,7 @@ from lvagent.host.qmp import Monitor
 from lvagent.host.timelines import TimelineFiles
 from lvagent.host.tokens import TokenStore
 from lvagent.host.volumes import VolumeStore
+from lvagent.host.wishes import WishFiles
 from lvagent.observe.events import LibvirtEvents, run_event_loop
 from lvagent.observe.filters import ROOT, FilterWatch
 from lvagent.observe.forwarding import ForwardingWatch
@@ -88,6 +90,7 @@ def build(settings: Settings) -> Agent:
             processes=Processes(),
             settings=settings,
             going_down=host.going_down,
+            peerings=WishFiles(Path(settings.paths.vpcs), KEY, "peering"),
         )
     )
 

@@ -11,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from lvagent.agent import views
 from lvagent.agent.bound import Bound
 from lvagent.agent.edits import Settler
+from lvagent.agent.healer import Healer
 from lvagent.agent.index import Entry, Phase
 from lvagent.agent.locks import VmLocks
 from lvagent.agent.parts import Parts as Parts
+from lvagent.agent.peering import Peers
 from lvagent.agent.plug import Plugger
 from lvagent.agent.power import WISHES, Power
 from lvagent.agent.preview import Preview
@@ -30,7 +32,6 @@ from lvagent.errors import Conflict, LvagentError, NotFound, Unavailable
 from lvagent.host import memory
 from lvagent.host.processes import Qemus
 from lvagent.memo import forget_unasked
-from lvagent.spec import names
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.status import (
     Action,
@@ -94,6 +95,8 @@ class Agent(Told):
         self.observe = self._witness.observe
         self.plugger = Plugger(parts.index, parts.networks, parts.volumes, self._beside, parts.timeline)
         self._wishes = VpcWishes(parts.index, parts.networks, self._ready)
+        self.heal = Healer(parts.index, parts.networks).heal
+        self.peers = Peers(parts.index, parts.networks, parts.peerings, self._ready)
         self._swept = threading.Event()
         self._sweeping = threading.Lock()
         self._trouble = "the first sweep is not done"
@@ -321,6 +324,7 @@ class Agent(Told):
         """One pass over everything; whether it could be done (libvirt could be read)."""
         with self._sweeping:
             try:
+                self.peers.load()
                 self._recovery.sweep(force=force)
                 forget_unasked()  # it has asked for all that there is
                 self._swept.set()
@@ -361,26 +365,6 @@ class Agent(Told):
     def start(self) -> None:
         """Start again what ends, from now on."""
         self.revival.start()
-
-    def heal(self, name: str) -> None:
-        """Bring the filter of a VPC, of root or of the underlay side back: somebody changed it. Nothing is removed.
-
-        :param name: of a VPC; '' for root; of the underlay side's namespace otherwise.
-        """
-        try:
-            if not self._index.loaded:
-                return
-            if name in self._index.vpcs():
-                self._networks.heal(name)
-            elif not names.VPC_NAME.match(name):
-                if not name:
-                    self._networks.heal_router()
-                if name == self._networks.policy.fabric:
-                    self._networks.heal_fabric()
-        except LvagentError as error:
-            log.warning("%s: %s", name, error)
-        except Exception:
-            log.exception("%s", name)
 
     def _glance(self, vm: str) -> None:
         """See whether somebody changed libvirt's definition of a VM by hand."""

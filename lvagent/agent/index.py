@@ -16,8 +16,10 @@ from enum import StrEnum
 
 from lvagent.errors import Conflict
 from lvagent.host.libvirt import DomainState
+from lvagent.plan.peers import Beside, beside
 from lvagent.spec.claims import Below
-from lvagent.spec.conflicts import Claims
+from lvagent.spec.conflicts import Claims, check_peering
+from lvagent.spec.peerings import Peering, Peerings
 from lvagent.spec.status import Drift, PhaseTime, State
 from lvagent.spec.vm import VmConfig
 
@@ -96,6 +98,8 @@ class Index:
         self._wishes = Claims()
         self._applied = Claims()
         self._former = Claims()
+        self.peerings = Peerings()
+        """Which VPCs are peered, as was asked for."""
         self.watch: Report = lambda _before, _after: None
         """Is told of every change, also of what is only read back when the agent starts."""
         self.stale_since: float | None = None
@@ -116,9 +120,37 @@ class Index:
         :param below: what its volumes stand on: nobody else's, unless that is read-only there too.
         """
         with self._lock:
-            for claims in (self._wishes, self._applied, self._former):
+            for claims in self._books:
                 claims.check(spec, below)
+                claims.check_apart(spec, self.peerings)
             self._check_made(spec.id, below)
+
+    @property
+    def _books(self) -> tuple[Claims, ...]:
+        return self._wishes, self._applied, self._former
+
+    def peer(self, new: Peering) -> bool:
+        """Note that two VPCs are peered; from now on VMs whose prefixes would overlap conflict with it.
+
+        :return: whether that is new.
+        :raise Conflict: prefixes overlap that are there.
+        """
+        with self._lock:
+            if new in self.peerings:
+                return False
+            check_peering(new, self.peerings, self._books)
+            self.peerings = self.peerings.plus(new)
+            return True
+
+    def part(self, old: Peering) -> None:
+        """Note that two VPCs are not peered any more."""
+        with self._lock:
+            self.peerings = self.peerings.minus(old)
+
+    def adopt_peerings(self, there: Iterable[Peering]) -> None:
+        """Take these peerings for all that there are, conflicts or not: they were asked for."""
+        with self._lock:
+            self.peerings = Peerings(there)
 
     def _check_made(self, vm: str, below: Sequence[Below]) -> None:
         """What was made for another VM is its own, also while it does not have it."""
@@ -145,6 +177,7 @@ class Index:
             if entry.applied or entry.phase is Phase.CREATING:
                 running.add(entry.carried, entry.below or ())
         running.check(spec, below)
+        running.check_apart(spec, self.peerings)
 
     def claim(self, entry: Entry) -> None:
         """Add a new VM; from now on others conflict with it.
@@ -205,7 +238,7 @@ class Index:
             gone = self._entries.pop(vm, None)
             if gone is not None:
                 self._tell(gone, None)
-                for claims in (self._wishes, self._applied, self._former):
+                for claims in self._books:
                     claims.drop(vm)
 
     def unshared(self, vm: str, paths: Iterable[str]) -> tuple[str, ...]:
@@ -222,6 +255,11 @@ class Index:
         with self._lock:
             carried = (self._entries[vm].carried for vm in sorted(self._entries))
             return tuple(spec for spec in carried if vpc in spec.vpcs)
+
+    def near(self, vpc: str) -> tuple[Beside, ...]:
+        """The VPCs to which a VPC leads now by a peering, with their members."""
+        with self._lock:
+            return beside(vpc, self.peerings, self.members)
 
     def vpcs(self) -> frozenset[str]:
         """The VPCs that some VM has a NIC in."""

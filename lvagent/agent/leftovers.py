@@ -65,7 +65,7 @@ class Leftovers:
 
     def excess(self, vpc: str, there: frozenset[Resource], members: Sequence[VmConfig]) -> list[Resource]:
         """Those of a VPC's own resources that its members do not want."""
-        wish = wanted.network(vpc, members, self._policy())
+        wish = wanted.network(vpc, members, self._policy(), self._index.near(vpc))
         gone = diff.subtract(wish, there).remove
         return [one for one in gone if not isinstance(one, Fabric | Bridge | Vxlan | Router)]
 

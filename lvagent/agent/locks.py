@@ -2,6 +2,9 @@
 
     VM (in this process, spans a whole put or delete)  ->  services of a VPC  ->  wires of a VPC  ->  fabric
 
+Who needs the wires of two VPCs, for the link between them, takes those of the VPC whose name sorts first, then the
+others, and holds nothing else of either. Nobody who holds wires waits for services.
+
 The two locks of a VPC are flocks on files in the run folder, so that the hook working alone takes part. They span only
 netlink, nft, dnsmasq and metadata work, never a call to libvirt: while a ``start`` hook runs, libvirt makes others
 wait for it, and the hook wants the wires. The hook takes ``wires`` only, never a VM's lock.
@@ -82,6 +85,17 @@ class VpcLocks:
         :raise Unavailable: somebody held it all that time.
         """
         with self._hold(f"{vpc}.wires", within):
+            yield
+
+    @contextlib.contextmanager
+    def both(self, one: str, other: str, *, within: float = 10) -> Iterator[None]:
+        """The wires of two VPCs, whichever is named first.
+
+        :param within: seconds to wait at most, for each.
+        :raise Unavailable: somebody held one of them all that time.
+        """
+        first, second = sorted((one, other))
+        with self.wires(first, within=within), self.wires(second, within=within):
             yield
 
     @contextlib.contextmanager

@@ -16,9 +16,10 @@ from lvagent.agent.counters import Counters
 from lvagent.agent.index import Index
 from lvagent.agent.leftovers import Leftovers
 from lvagent.agent.locks import VpcLocks
+from lvagent.agent.peers import Links
 from lvagent.agent.trace import Trace
 from lvagent.agent.wires import Dhcps, Metadatas, Wires
-from lvagent.errors import HostError
+from lvagent.errors import HostError, LvagentError
 from lvagent.failpoints import point
 from lvagent.plan import diff, firewall, uplinks, wanted
 from lvagent.plan.resources import Dhcp, Fabric, Filter, Firewall, Plug, PortFilter, Ruleset
@@ -30,6 +31,17 @@ from lvagent.spec.vm import VmConfig
 from lvagent.spec.vpc import UplinkMode, VpcConfig
 
 log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Applied:
+    """What came of bringing a VPC to what is wanted.
+
+    ``excess``: how many objects of it nobody wants. ``apart``: the VPCs to which its link is not as it should be.
+    """
+
+    excess: int
+    apart: frozenset[str] = frozenset()
 
 
 class Networks:
@@ -54,6 +66,7 @@ class Networks:
         self._uplinks = uplinks
         self.configs = configs or VpcConfigs()
         self.locks = VpcLocks(locks)
+        self.links = Links(index, wires, self.locks)
         self.counters = Counters(wires.counted)
         self.leftovers = Leftovers(index, wires, dhcp, metadata, lambda: self.policy)
 
@@ -94,7 +107,42 @@ class Networks:
     def wire(self, vpc: str, *, within: float = 30) -> None:
         """Bring the VPC's namespace, links and filters to what its members want, and nothing away."""
         with self.locks.wires(vpc, within=within):
-            self._apply(vpc, remove=False)
+            apart = self._apply(vpc, remove=False).apart
+        self._meet(vpc, apart)
+
+    def meet(self, one: str, other: str) -> None:
+        """Bring two VPCs, and the link between them, to what their peering is by now: there, or not there.
+
+        :raise LvagentError: it could not be done.
+        """
+        for vpc in (one, other):
+            if self._index.members(vpc):
+                with self.locks.wires(vpc):
+                    self._apply(vpc, remove=False)
+        self.links.join(one, other, remove=True)
+
+    def _meet(self, vpc: str, apart: frozenset[str]) -> None:
+        """Bring what VPCs that are peered with this one have of it to what it is by now.
+
+        :param apart: those to which the link is not as it should be, seen from here.
+        """
+        for other in sorted({*apart, *self._index.peerings.of(vpc)}):
+            seen = other in apart
+            try:
+                if self._index.members(other) and other in self._wires.vpcs():
+                    with self.locks.wires(other):
+                        seen = vpc in self._apply(other, remove=False, stale=True).apart or seen
+            except LvagentError as error:
+                log.warning("%s: %s", other, error)
+            if seen:
+                self._join(vpc, other, remove=True)
+
+    def _join(self, vpc: str, other: str, *, remove: bool) -> None:
+        """That it cannot be done is no failure of what was done to this VPC; the sweep tries again."""
+        try:
+            self.links.join(vpc, other, remove=remove)
+        except LvagentError as error:
+            log.warning("the peering of %s and %s: %s", vpc, other, error)
 
     def serve(self, vpc: str) -> None:
         """Bring the VPC's dnsmasq and metadata to what its members want."""
@@ -114,11 +162,12 @@ class Networks:
 
         Services go before the wires they stand on, and come after them.
         """
+        apart: frozenset[str] = frozenset()
         with self.locks.services(vpc):
             wired = bool(self._index.members(vpc))
             if wired:
                 with self.locks.wires(vpc):
-                    self._apply(vpc, remove=True)
+                    apart = self._apply(vpc, remove=True).apart
             members = self._index.members(vpc)
             if members and not wired:  # the first of a VPC has just come: what is served stands on wires
                 self.wire(vpc)
@@ -126,7 +175,8 @@ class Networks:
             self._serve_metadata(vpc, members)
             if not members:
                 with self.locks.wires(vpc):
-                    self._apply(vpc, remove=True)
+                    apart = self._apply(vpc, remove=True).apart
+        self._meet(vpc, apart)
         self.tidy_fabric()
 
     def bring(self, vpc: str) -> int:
@@ -141,12 +191,14 @@ class Networks:
                 unknown = self.leftovers.unknown(there, members)
                 return 0 if unknown else max(1, len(self.leftovers.excess(vpc, there, members)))
             with self.locks.wires(vpc):
-                excess = self._apply(vpc, remove=False)
+                applied = self._apply(vpc, remove=False)
             members = self._index.members(vpc)
             if members:
                 self._serve_dhcp(vpc, members)
                 self._serve_metadata(vpc, members)
-            return excess
+        for other in sorted(applied.apart):
+            self._join(vpc, other, remove=False)
+        return applied.excess
 
     def heal(self, vpc: str) -> None:
         """Bring the VPC's filter back to what is wanted, whatever somebody did to it."""
@@ -170,21 +222,23 @@ class Networks:
                 self.wire(vpc)
                 return
 
-    def _apply(self, vpc: str, *, remove: bool) -> int:
+    def _apply(self, vpc: str, *, remove: bool, stale: bool = False) -> Applied:
+        """:param stale: whether links that are not wanted any more are told of, though nothing else is removed."""
         with self.locks.fabric(alone=False):
-            return self._subtract(vpc, remove=remove)
+            return self._subtract(vpc, remove=remove, stale=stale or remove)
 
-    def _subtract(self, vpc: str, *, remove: bool) -> int:
-        """Bring wires to what is wanted; how many objects of them are not."""
+    def _subtract(self, vpc: str, *, remove: bool, stale: bool) -> Applied:
+        """Bring wires to what is wanted, but for links to other VPCs: for these the locks of both are needed."""
         members = self._index.members(vpc)
         there = self._wires.observe(vpc)
         unknown = self.leftovers.unknown(there, members)
-        wish = wanted.network(vpc, members, self.policy)
+        wish = wanted.network(vpc, members, self.policy, self._index.near(vpc))
         if vpc in self.configs.broken():  # whether it shall have a way out is not known
             wish = uplinks.keeping(wish, there)
         if unknown or not self._index.loaded:  # who else is in the VPC is not known
             wish = firewall.joined(wish, there, members)
-        steps = diff.subtract(wish, there)
+        whole = diff.subtract(wish, there)
+        steps, old, new = diff.apart(whole)
         gone: list[Filter] = []
         if remove and steps.remove and unknown:
             log.warning("%s: nothing is removed, %s is in it and nobody's", vpc, ", ".join(unknown))
@@ -197,7 +251,10 @@ class Networks:
             log.info("%s: make %s", vpc, "; ".join(map(diff.describe, steps.ensure)))
             self._wires.ensure(steps.ensure, gone)
             point("network.made")
-        return 0 if unknown else len(steps.remove)
+        if not self._index.loaded:
+            return Applied(0 if unknown else len(steps.remove))
+        apart = (*new, *(old if stale and not unknown else ()))
+        return Applied(0 if unknown else len(whole.remove), frozenset(one.other for one in apart))
 
     def _serve_dhcp(self, vpc: str, members: tuple[VmConfig, ...]) -> None:
         wish = wanted.dhcp(vpc, members, self.policy)
@@ -305,7 +362,7 @@ class Networks:
     def preview(self, vpc: str, members: Sequence[VmConfig]) -> diff.Steps:
         """The steps that these members would need; touches nothing."""
         actual = self._wires.observe(vpc) if vpc in self._wires.vpcs() else frozenset()
-        return diff.subtract(wanted.network(vpc, members, self.policy), actual)
+        return diff.subtract(wanted.network(vpc, members, self.policy, self._index.near(vpc)), actual)
 
     def close(self) -> None:
         """Close what is open; the VPCs stay."""

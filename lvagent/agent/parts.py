@@ -9,6 +9,7 @@ from collections.abc import Callable
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
 from lvagent.agent.news import News
+from lvagent.agent.peering import Kept
 from lvagent.agent.ports import Domains, Monitors, Processes, VolumeFolders
 from lvagent.agent.timeline import Timeline
 from lvagent.config import Settings
@@ -17,7 +18,10 @@ from lvagent.render.domain import DomainOptions
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Parts:
-    """What an agent is made of. ``going_down``: whether the host is about to stop. ``clock``: of pauses, in seconds."""
+    """What an agent is made of. ``going_down``: whether the host is about to stop. ``clock``: of pauses, in seconds.
+
+    ``peerings``: where they are kept; None: in memory alone.
+    """
 
     index: Index
     domains: Domains
@@ -32,3 +36,4 @@ class Parts:
     settings: Settings = dataclasses.field(default_factory=Settings)
     going_down: Callable[[], bool] = lambda: False
     clock: Callable[[], float] = time.monotonic
+    peerings: Kept | None = None

@@ -9,7 +9,7 @@ from lvagent.agent.networks import Networks
 from lvagent.agent.vms import Vms
 from lvagent.agent.wishes import restart_needed
 from lvagent.plan import diff, wanted
-from lvagent.plan.resources import Filter, Subnet
+from lvagent.plan.resources import Filter, Peer, Subnet
 from lvagent.render import dnsmasq, nft
 from lvagent.spec.status import Outcome, Plan
 from lvagent.spec.vm import VmConfig
@@ -59,8 +59,8 @@ class Preview:
         return () if entry is None else restart_needed(dataclasses.replace(entry, spec=spec))
 
     def _nft(self, vpc: str, members: tuple[VmConfig, ...]) -> str:
-        resources = wanted.network(vpc, members, self._networks.policy)
-        parts = [item for item in resources if isinstance(item, Filter | Subnet)]
+        resources = wanted.network(vpc, members, self._networks.policy, self._index.near(vpc))
+        parts = [item for item in resources if isinstance(item, Filter | Subnet | Peer)]
         return nft.vpc_text(sorted(parts, key=diff.identity), self._networks.policy.limits)
 
     def _dnsmasq(self, vpc: str, members: tuple[VmConfig, ...]) -> str:

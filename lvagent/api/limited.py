@@ -12,9 +12,10 @@ import re
 from collections.abc import Sequence
 
 from lvagent.agent.news import Item, News
+from lvagent.api.limited_peers import LimitedPeers
 from lvagent.api.operations import Operation, OperationView
 from lvagent.api.problems import Forbidden
-from lvagent.api.protocol import Agent, Watch
+from lvagent.api.protocol import Agent, Peers, Watch
 from lvagent.errors import Conflict, HostError, LvagentError, NotFound
 from lvagent.spec import names
 from lvagent.spec.access import Caller
@@ -125,10 +126,18 @@ class Limited:
         return self._agent.put(spec, create_only=create_only, confined=True, watch=watch)
 
     def plan(self, spec: VmConfig, *, confined: bool = False) -> Plan:
-        """What a put would do. Where somebody else's VM is in the same VPC, texts of the whole VPC are left out."""
+        """What a put would do. Texts of a whole VPC are left out where they tell of what is not his: VMs, peerings."""
         self._check(spec)
         found = self._agent.plan(spec, confined=True)
-        shared = {vpc for one in self._agent.vms() for vpc in scope_of(one) if not self._caller.sees(scope_of(one))}
+        met = {
+            vpc
+            for one in self._agent.peers.all()
+            if not self._caller.sees(one.peering.vpcs)
+            for vpc in one.peering.vpcs
+        }
+        shared = met | {
+            vpc for one in self._agent.vms() for vpc in scope_of(one) if not self._caller.sees(scope_of(one))
+        }
         if shared.isdisjoint(spec.vpcs):
             return found
         return dataclasses.replace(
@@ -241,6 +250,11 @@ class Limited:
     def subnet(self, name: str) -> SubnetView:
         """One subnet of his VPCs."""
         return named("subnet", self.subnets(), name)
+
+    @property
+    def peers(self) -> Peers:
+        """The peerings of his VPCs."""
+        return LimitedPeers(self._agent.peers, self._caller, lambda text: VEILED if self._foreign(text) else text)
 
     # the host
 

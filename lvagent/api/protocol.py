@@ -7,6 +7,7 @@ from typing import Protocol
 
 from lvagent.agent.news import News
 from lvagent.spec.monitor import Hmp, Qmp
+from lvagent.spec.peerings import PeeringView
 from lvagent.spec.status import (
     Action,
     FirewallView,
@@ -29,12 +30,32 @@ from lvagent.spec.vpc import VpcConfig
 Watch = Callable[[PhaseTime], None]
 
 
+class Peers(Protocol):
+    """The peerings of VPCs (``agent.peering.Peers``); the two may be named in any order."""
+
+    def put(self, one: str, other: str) -> tuple[bool, PeeringView]:
+        """Peer two VPCs; whether that is new, and how it stands."""
+
+    def delete(self, one: str, other: str) -> None:
+        """Peer them no more."""
+
+    def one(self, one: str, other: str) -> PeeringView:
+        """One peering."""
+
+    def all(self) -> Sequence[PeeringView]:
+        """All peerings."""
+
+
 class Agent(Protocol):
     """The agent as HTTP sees it: any method may raise an ``LvagentError``; many threads call at once."""
 
     @property
     def news(self) -> News:
         """What happens to VMs."""
+
+    @property
+    def peers(self) -> Peers:
+        """The peerings of VPCs."""
 
     def put(
         self, spec: VmConfig, *, create_only: bool = False, confined: bool = False, watch: Watch | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lvagent.api import events, monitor, strays, views, vpcs
+from lvagent.api import events, monitor, peerings, strays, views, vpcs
 from lvagent.api.contract import TEXT, XML, Header, Name, Reply, Route, View
 from lvagent.spec.access import Role
 from lvagent.spec.status import Action
@@ -10,6 +10,10 @@ from lvagent.spec.status import Action
 VM = Name("id", "vm", r"i-[0-9]{10}", "i-0000000001")
 VPC = Name("name", "vpc", r"vpc-[0-9a-z]{10}", "vpc-aaaaaaaaaa")
 SUBNET = Name("name", "subnet", r"subnet-[0-9a-z]{10}", "subnet-aaaaaaaaaa")
+PAIR = (
+    Name("a", "vpc", r"vpc-[0-9a-z]{10}", "vpc-aaaaaaaaaa"),
+    Name("b", "vpc", r"vpc-[0-9a-z]{10}", "vpc-bbbbbbbbbb"),
+)
 PID = Name("pid", "stray", r"[1-9][0-9]{0,6}", "4242")
 OPERATION = Name("id", "operation", r"op-[0-9a-f]{16}", "op-0123456789abcdef")
 ACTION = Name("action", "action", "|".join(Action), Action.START.value, tuple(Action))
@@ -199,6 +203,45 @@ ROUTES: tuple[Route, ...] = (
     ),
     _read("/v1/subnets", "listSubnets", "All subnets, by name.", views.list_subnets, "SubnetList"),
     _read("/v1/subnets/{name}", "showSubnet", "One subnet.", views.show_subnet, "Subnet", SUBNET),
+    _read("/v1/peerings", "listPeerings", "All peerings of VPCs.", peerings.list_all, "PeeringList"),
+    _read(
+        "/v1/peerings/{a}/{b}",
+        "showPeering",
+        "One peering, and how it stands; a and b in any order.",
+        peerings.show,
+        "Peering",
+        *PAIR,
+    ),
+    Route(
+        "PUT",
+        "/v1/peerings/{a}/{b}",
+        "putPeering",
+        Role.ADMIN,
+        "Let two VPCs with disjoint prefixes route to each other. A token must be for both.",
+        peerings.put,
+        (
+            Reply(
+                201,
+                "They are peered; the link is there as soon as both have a VM here.",
+                "Peering",
+                headers=("Location",),
+            ),
+            Reply(200, "They were already.", "Peering"),
+        ),
+        (404, 409, 413, 415),
+        names=PAIR,
+    ),
+    Route(
+        "DELETE",
+        "/v1/peerings/{a}/{b}",
+        "deletePeering",
+        Role.ADMIN,
+        "Let two VPCs route to each other no more; flows between them end.",
+        peerings.delete,
+        (Reply(204, "They are not peered."),),
+        (404, 413, 415),
+        names=PAIR,
+    ),
     _read("/v1/images", "listImages", "The images that volumes can be made from.", views.list_images, "ImageList"),
     Route(
         "POST",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import cast
 
 from lvagent.api.operations import Progress
+from lvagent.api.peerings import peering_schemas
 from lvagent.api.problems import TITLES, URN, Json
 from lvagent.api.stray_schemas import stray_schemas
 from lvagent.api.vpc_schemas import vpc_schemas
@@ -330,6 +331,8 @@ def schemas() -> dict[str, Json]:
         "Operation": OPERATION,
         "OperationList": _items("Operation"),
         **stray_schemas(),
+        **peering_schemas(),
+        "PeeringList": _items("Peering"),
         "Problem": PROBLEM,
         "Readiness": READINESS,
         "QmpCommand": QMP_COMMAND,

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 from lvagent.doctor.findings import Finding, Kind, Repair, failed, passed, unknown, warned
 from lvagent.host import imds
-from lvagent.plan import diff, wanted
+from lvagent.plan import diff, peers, wanted
 from lvagent.plan.resources import Bridge, Dhcp, Fabric, Plug, Resource, Uplink, Veth, Vxlan
 from lvagent.plan.wanted import Policy
 from lvagent.spec import names
+from lvagent.spec.peerings import Peerings
 from lvagent.spec.vm import VmConfig
 
 SWEEP = Repair(Kind.SWEEP)
@@ -68,6 +69,7 @@ class Site:
     fabric_sysctls: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     links: frozenset[tuple[str, str]] = frozenset()
     secrets: frozenset[str] = frozenset()
+    peerings: Peerings = field(default_factory=Peerings)
 
     @property
     def specs(self) -> list[VmConfig]:
@@ -82,7 +84,13 @@ class Site:
     def wanted(self) -> frozenset[Resource]:
         """All that the networks of all VPCs call for."""
         vpcs = {vpc for spec in self.specs for vpc in spec.vpcs}
-        return frozenset(one for vpc in vpcs for one in wanted.network(vpc, self.specs, self.policy))
+        return frozenset(one for vpc in vpcs for one in self.network(vpc, self.specs))
+
+    def network(self, vpc: str, members: Sequence[VmConfig]) -> frozenset[Resource]:
+        """What the network of a VPC is, with these members of all VPCs."""
+        inside = {name: [spec for spec in members if name in spec.vpcs] for spec in members for name in spec.vpcs}
+        near = peers.beside(vpc, self.peerings, lambda name: inside.get(name, []))
+        return wanted.network(vpc, inside.get(vpc, []), self.policy, near)
 
 
 def judge(site: Site) -> list[Finding]:
@@ -164,7 +172,8 @@ def _sysctl(space: str, name: str, value: str, right: int) -> Finding:
 
 
 def _resources(site: Site, wish: _Wish, there: VpcFacts) -> Iterator[Finding]:
-    must, may = (wanted.network(wish.vpc, members, wish.policy) for members in wish.either)
+    settled = [one.spec for one in site.domains if one.spec is not None and not one.stage]
+    must, may = (site.network(wish.vpc, specs) for specs in (settled, site.specs))
     fine = {diff.identity(one) for one in may & there.there}
     known = {diff.identity(one) for one in there.there}
     for one in diff.subtract(must, there.there).ensure:

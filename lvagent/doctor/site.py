@@ -6,7 +6,9 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 
+from lvagent.agent.peering import KEY, stored
 from lvagent.agent.policy import configs, policy
 from lvagent.agent.vms import ABSENT, ABSENT_WITH_VOLUMES
 from lvagent.config import Settings
@@ -20,9 +22,11 @@ from lvagent.host.netspace import opened, translated
 from lvagent.host.network import Network
 from lvagent.host.run import run
 from lvagent.host.volumes import VolumeStore
+from lvagent.host.wishes import WishFiles
 from lvagent.render.dnsmasq import lease_of
 from lvagent.render.element import Element, find_element, parse_element
 from lvagent.spec import names
+from lvagent.spec.peerings import Peerings
 
 
 class Reader:
@@ -60,6 +64,7 @@ class Reader:
             fabric_sysctls=self._wrong(fabric, sysctl.FABRIC) if fabric else {},
             links=frozenset((*self._links(""), *(self._links(fabric) if fabric else ()))),
             secrets=secrets,
+            peerings=Peerings(stored(WishFiles(Path(self._settings.paths.vpcs), KEY, "peering"))),
         )
 
     # libvirt

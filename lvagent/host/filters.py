@@ -1,4 +1,4 @@
-"""The filter of one VPC: its base, and the pieces of its subnets, ports, VMs and groups.
+"""The filter of one VPC: its base, and the pieces of its subnets, ports, VMs, groups and peerings.
 
 What the kernel holds is remembered, so that a port costs one transaction and no reading. It is read afresh when the
 VPC is observed, and when a transaction that was made from memory is refused.
@@ -14,13 +14,13 @@ from lvagent.errors import HostError
 from lvagent.host import nft_read
 from lvagent.host.netspace import Netspace
 from lvagent.host.nft_read import BRIDGE, INET, Counted
-from lvagent.plan.resources import Filter, Firewall, Subnet
+from lvagent.plan.resources import Firewall
 from lvagent.render.elements import RECEIVED, Chain, Piece, Rule, by_owner
 from lvagent.render.firewall import number_of
-from lvagent.render.nft import base, base_digest, change, owner_of, pieces
+from lvagent.render.nft import Part, base, base_digest, change, owner_of, pieces
 
 Owned = Mapping[str, frozenset[Piece]]
-"""Pieces by their owner: a tap, a subnet, a VM, a group."""
+"""Pieces by their owner: a tap, a subnet, a VM, a group, a VPC that is peered."""
 
 NOTHING: frozenset[Piece] = frozenset()
 
@@ -62,7 +62,7 @@ class VpcFilter:
         """The rules of all VMs with what they have counted, read now."""
         return [one for one in nft_read.rules(self._space.netfilter) if one.rule.owner]
 
-    def ensure_base(self, wanted: Iterable[Filter | Subnet], without: Iterable[str] = ()) -> None:
+    def ensure_base(self, wanted: Iterable[Part], without: Iterable[str] = ()) -> None:
         """The base of this version, with what is wanted and what other owners have there.
 
         All in one transaction: no port is open or closed meanwhile.
@@ -91,7 +91,7 @@ class VpcFilter:
             self._known = None
             self._run(base(limits=self._limits) + change((), NOTHING.union(*known.values())))
 
-    def put(self, wanted: Iterable[Filter | Subnet], without: Iterable[str] = ()) -> None:
+    def put(self, wanted: Iterable[Part], without: Iterable[str] = ()) -> None:
         """Make sure of these and of nothing else of their owners, in one transaction.
 
         :param without: owners that shall have nothing.
@@ -119,7 +119,7 @@ class VpcFilter:
         if there:
             self._run("".join(f"delete table {name} lvagent\n" for name in there))
 
-    def _put(self, wanted: list[Filter | Subnet], without: list[str]) -> None:
+    def _put(self, wanted: list[Part], without: list[str]) -> None:
         known = self.remembered()
         wish = self._wish(wanted, without)
         there = NOTHING.union(*(known.get(owner, NOTHING) for owner in wish))
@@ -148,7 +148,7 @@ class VpcFilter:
     def _run(self, text: str) -> None:
         self._space.nft.run(text, self._vpc)
 
-    def _wish(self, wanted: Iterable[Filter | Subnet], without: Iterable[str]) -> dict[str, frozenset[Piece]]:
+    def _wish(self, wanted: Iterable[Part], without: Iterable[str]) -> dict[str, frozenset[Piece]]:
         """What each of these owners shall have."""
         resources, gone = list(wanted), list(without)
         for owner in gone:

@@ -30,7 +30,7 @@ from lvagent.host.netlink import (
 Address = IPv4Interface | IPv6Interface
 
 AF_UNSPEC, AF_INET, AF_BRIDGE, AF_INET6 = 0, 2, 7, 10
-IFF_UP = 1
+IFF_UP, IFF_NOARP = 0x01, 0x80
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
@@ -68,7 +68,8 @@ _NDMSG = struct.Struct("=BxxxiHBB")
 class Link:
     """A link as the kernel has it.
 
-    ``peer``: index of the other end of a veth, in its namespace. ``info``: the attributes of its kind (IFLA_INFO_DATA).
+    ``peer``: index of the other end of a veth, in its namespace. ``mute``: it speaks no ARP and no ND. ``info``: the
+    attributes of its kind (IFLA_INFO_DATA).
     """
 
     index: int
@@ -80,6 +81,7 @@ class Link:
     peer: int
     group: int
     up: bool
+    mute: bool
     alias: str
     info: dict[int, bytes]
 
@@ -91,8 +93,9 @@ class Link:
         return _number(self.info, VXLAN_ID), address, int.from_bytes(self.info.get(VXLAN_PORT, b""), "big")
 
 
-def _header(family: int = AF_UNSPEC, index: int = 0, *, up: bool | None = None) -> bytes:
-    flags, change = (IFF_UP if up else 0, 0 if up is None else IFF_UP)
+def _header(family: int = AF_UNSPEC, index: int = 0, *, up: bool | None = None, mute: bool | None = None) -> bytes:
+    said = ((IFF_UP, up), (IFF_NOARP, mute))
+    flags, change = sum(bit for bit, on in said if on), sum(bit for bit, on in said if on is not None)
     return _IFINFO.pack(family, 0, index, flags, change)
 
 
@@ -155,6 +158,7 @@ def change(
     name: str,
     *,
     up: bool | None = None,
+    mute: bool | None = None,
     mtu: int | None = None,
     master: int | None = None,
     alias: str | None = None,
@@ -162,10 +166,11 @@ def change(
 ) -> Message:
     """Change what is given of a link that exists: in the kernel's order MTU, group, alias, master, then up.
 
+    :param mute: whether it shall speak no ARP and no neighbour discovery.
     :param mtu: bytes.
     :param master: index of the bridge; 0 takes it out of its bridge.
     """
-    body = _header(up=up) + text(IFLA_IFNAME, name)
+    body = _header(up=up, mute=mute) + text(IFLA_IFNAME, name)
     body += u32(IFLA_MTU, mtu) if mtu is not None else b""
     body += u32(IFLA_GROUP, group) if group is not None else b""
     body += text(IFLA_IFALIAS, alias) if alias is not None else b""
@@ -258,6 +263,7 @@ def parse(body: bytes) -> Link:
         peer=_number(found, IFLA_LINK),
         group=_number(found, IFLA_GROUP),
         up=bool(flags & IFF_UP),
+        mute=bool(flags & IFF_NOARP),
         alias=c_string(found.get(IFLA_IFALIAS, b"")),
         info=table(info.get(INFO_DATA, b"")),
     )

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lvagent.config import Settings
+from lvagent.errors import HostError
 from lvagent.failpoints import point
-from lvagent.host import bridge_netfilter, kernel_filter, netns
+from lvagent.host import bridge_netfilter, kernel_filter, netns, peers
 from lvagent.host.fabric import FabricSide
 from lvagent.host.links import Link
 from lvagent.host.netspace import Netspace, translated
@@ -31,6 +32,7 @@ from lvagent.plan.resources import (
     Filter,
     Firewall,
     Netns,
+    Peer,
     Plug,
     PortFilter,
     Resource,
@@ -132,7 +134,8 @@ class Network:
             seen = side.observe()
             ruleset = seen.ruleset()
             found |= {Netns(vpc)} | (set() if ruleset is None else {ruleset})
-            return frozenset(found | seen.subnets() | seen.filters() | seen.plugs() | self._outside(vpc, seen))
+            found |= seen.subnets() | seen.filters() | seen.plugs() | self._outside(vpc, seen)
+            return frozenset(found | peers.observe(side, seen.links, seen.owned, self._vpcs.find))
 
     def _half_made(self, vpc: str) -> set[Resource]:
         """A name without a namespace, left by a crash: it is told, so that it can be removed."""
@@ -174,6 +177,7 @@ class Network:
         point("wires.linked")
         for uplink in of(Uplink, resources):
             self._uplinks.ensure(uplink, self._vpcs.needed(uplink.vpc))
+        self._ensure_peers({(one.vpc, one.other): one for one in of(Peer, resources)})
         for plug in of(Plug, resources):
             side = self._vpcs.needed(plug.vpc)
             side.plug(plug, side.bound_mac(plug.tap), self._here())
@@ -202,6 +206,15 @@ class Network:
         side.ensure_links(subnets, veths, self._fabric.needed() if veths else None)
         if veths:
             self._fabric.attach(veths)
+
+    def _ensure_peers(self, ends: Mapping[tuple[str, str], Peer]) -> None:
+        """Make links between VPCs, each by its two ends."""
+        for (vpc, other), one in sorted(ends.items()):
+            opposite = ends.get((other, vpc))
+            if opposite is None:
+                raise HostError(f"the peering of {vpc} and {other}", "make", "its other end is not wanted")
+            if vpc < other:
+                peers.ensure(one, opposite, self._vpcs.needed(vpc), self._vpcs.needed(other))
 
     def _separate(self, side: VpcSide, subnets: Sequence[str]) -> None:
         """Take away ends of veths that do not belong together, so that whole ones can be made."""

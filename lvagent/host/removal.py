@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from lvagent.errors import HostError
 from lvagent.failpoints import point
+from lvagent.host import peers
 from lvagent.host.fabric import FabricSide
 from lvagent.host.netspace import translated
 from lvagent.host.router import RouterSide
@@ -24,6 +25,7 @@ from lvagent.plan.resources import (
     Firewall,
     Group,
     Netns,
+    Peer,
     Plug,
     PortFilter,
     Resource,
@@ -38,7 +40,7 @@ from lvagent.render.nft import owner_of
 from lvagent.spec import names
 
 R = TypeVar("R")
-InVpc = Netns | Ruleset | Subnet | Veth | PortFilter | Firewall | Group | Extras | Plug | Uplink
+InVpc = Netns | Ruleset | Subnet | Veth | PortFilter | Firewall | Group | Extras | Peer | Plug | Uplink
 
 
 def of(kind: type[R], resources: Iterable[object]) -> list[R]:
@@ -121,6 +123,8 @@ class Removal:
         if not of(Netns, mine):
             with translated(vpc, "close ports of"):
                 side.filter.drop(owner_of(one) for one in filters_of(mine))
+            for one in of(Peer, mine):
+                peers.remove(one, side)
 
     def _refuse(self, vpc: str, mine: Sequence[InVpc]) -> None:
         """Take what a tap stands on out of the list."""

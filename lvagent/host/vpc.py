@@ -147,23 +147,26 @@ class VpcSide:
 
 
 class Observed:
-    """A look at a VPC's namespace: links, addresses and filter, read together."""
+    """A look at a VPC's namespace: links, addresses and filter, read together.
+
+    ``links``: by name. ``owned``: the pieces of the filter, by owner.
+    """
 
     def __init__(self, side: VpcSide) -> None:
         self._vpc = side.vpc
-        self._links = side.space.links()
+        self.links = side.space.links()
         self._addresses = side.space.addresses()
-        self._owned = side.filter.read()
+        self.owned = side.filter.read()
         self._digest = side.filter.digest()
         vital = {name: sysctl.VPC[name] for name in sysctl.VITAL}
         self._vital = side.space.inside(lambda: sysctl.holds(vital))
-        self._by_index = {link.index: link for link in self._links.values()}
+        self._by_index = {link.index: link for link in self.links.values()}
 
     def ruleset(self) -> Ruleset | None:
         """The base of the filter. Its digest is empty where the namespace around it is not as it should be."""
         if self._digest is None:
             return None
-        loopback = self._links["lo"]
+        loopback = self.links["lo"]
         sound = self._vital and loopback.up and self._addresses.get(loopback.index, frozenset()) >= METADATA
         return Ruleset(self._vpc, self._digest if sound else "")
 
@@ -171,7 +174,7 @@ class Observed:
         """The bridges of subnets with their gateways."""
         return frozenset(
             self._subnet(f"subnet-{name.removeprefix('br-')}", link)
-            for name, link in self._links.items()
+            for name, link in self.links.items()
             if name.startswith("br-")
         )
 
@@ -185,34 +188,34 @@ class Observed:
             and link.kind == "bridge"
             and link.mac == names.gateway_mac(name)
             and addresses == _gateways(told)
-            and gateway_elements(told) == self._owned.get(name)
+            and gateway_elements(told) == self.owned.get(name)
         )
         return told if sound else Subnet(self._vpc, name, BROKEN, told.gateway_v4, told.gateway_v6)
 
     def inner_ends(self) -> dict[str, Link]:
         """The inner ends of veths, by subnet."""
-        ends = {name: link for name, link in self._links.items() if name.startswith("vi-")}
+        ends = {name: link for name, link in self.links.items() if name.startswith("vi-")}
         return {f"subnet-{name.removeprefix('vi-')}": link for name, link in ends.items()}
 
     def attached(self, subnet: str) -> bool:
         """Whether the inner end of a subnet's veth is up in the subnet's bridge."""
-        link = self._links[names.veth_inner(subnet)]
+        link = self.links[names.veth_inner(subnet)]
         master = self._by_index.get(link.master)
         return link.up and master is not None and master.name == _bridge(subnet)
 
     def filters(self) -> frozenset[Filter]:
         """The filters of ports, the firewalls of VMs, and what these stand on."""
-        found: set[Filter] = {*port_filters(self._vpc, self._owned), *firewalls(self._vpc, self._owned.items())}
-        for owner, owned in self._owned.items():
+        found: set[Filter] = {*port_filters(self._vpc, self.owned), *firewalls(self._vpc, self.owned.items())}
+        for owner, owned in self.owned.items():
             if owner.startswith("@"):
                 found.add(group_of(self._vpc, owner[1:], owned))
-        if EXTRAS in self._owned:
-            found.add(extras_of(self._vpc, self._owned[EXTRAS]))
+        if EXTRAS in self.owned:
+            found.add(extras_of(self._vpc, self.owned[EXTRAS]))
         return frozenset(found)
 
     def plugs(self) -> frozenset[Plug]:
         """The taps in this namespace, where they are."""
-        return frozenset(self._plug(name, link) for name, link in self._links.items() if names.tap_owner(name))
+        return frozenset(self._plug(name, link) for name, link in self.links.items() if names.tap_owner(name))
 
     def _plug(self, name: str, link: Link) -> Plug:
         master = self._by_index.get(link.master)

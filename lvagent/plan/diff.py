@@ -18,6 +18,7 @@ from lvagent.plan.resources import (
     Group,
     Metadata,
     Netns,
+    Peer,
     Plug,
     PortFilter,
     Resource,
@@ -59,6 +60,8 @@ def identity(resource: Resource) -> tuple[str, ...]:
             return (kind, vpc, name)
         case PortFilter(vpc=vpc, tap=tap) | Plug(vpc=vpc, tap=tap):
             return (kind, vpc, tap)
+        case Peer(vpc=vpc, other=name):
+            return (kind, vpc, name)
 
 
 def subtract(wanted: Iterable[Resource], actual: Iterable[Resource]) -> Steps:
@@ -78,6 +81,21 @@ def subtract(wanted: Iterable[Resource], actual: Iterable[Resource]) -> Steps:
         remove=tuple(sorted(gone, key=lambda resource: (-resource.layer, identity(resource)))),
         ensure=tuple(sorted(wish - there, key=lambda resource: (resource.layer, identity(resource)))),
     )
+
+
+def apart(steps: Steps) -> tuple[Steps, tuple[Peer, ...], tuple[Peer, ...]]:
+    """Steps of a VPC alone, and the ends of links that are to be removed, and to be made, together with the other VPC.
+
+    A namespace that goes takes its ends along.
+    """
+    goes = any(isinstance(one, Netns) for one in steps.remove)
+    old = tuple(one for one in steps.remove if isinstance(one, Peer))
+    new = tuple(one for one in steps.ensure if isinstance(one, Peer))
+    mine = Steps(
+        remove=tuple(one for one in steps.remove if goes or not isinstance(one, Peer)),
+        ensure=tuple(one for one in steps.ensure if not isinstance(one, Peer)),
+    )
+    return mine, old, new
 
 
 def describe(resource: Resource) -> str:
@@ -109,6 +127,8 @@ def describe(resource: Resource) -> str:
             return f"nets of {name}, {len(nets)}"
         case Extras(vpc=vpc, spans=spans):
             return f"extra addresses of {vpc}, {len(spans)} ranges"
+        case Peer(vpc=vpc, other=name, nets=nets):
+            return f"end of the peering with {name} in {vpc}, to {', '.join(map(str, nets)) or 'nothing'}"
         case Dhcp(vpc=vpc, hosts=hosts):
             return f"dnsmasq of {vpc}, {len(hosts)} reservations"
         case Metadata(vpc=vpc, guests=guests):

@@ -7,7 +7,7 @@ that comes or goes changes a few elements of sets, and no rule of any other VM.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network, summarize_address_range
 
 from lvagent.plan.resources import Extras, Filter, Firewall, Group, Resource, Span
@@ -19,12 +19,19 @@ from lvagent.spec.vm import NetRule, Network, VmConfig
 Ranges = Mapping[str, frozenset[Net]]
 """The extra addresses of each VM."""
 
+Near = Sequence[tuple[str, Sequence[VmConfig]]]
+"""VPCs that are peered with the one in question, each with its members."""
 
-def filters(vpc: str, members: Iterable[VmConfig]) -> frozenset[Filter]:
-    """The firewalls of these members, the groups that their rules name, and the extra addresses."""
+
+def filters(vpc: str, members: Iterable[VmConfig], near: Near = ()) -> frozenset[Filter]:
+    """The firewalls of these members, the groups that their rules name, and the extra addresses.
+
+    :param near: what is in VPCs that are peered with this one; rules may name it too.
+    """
     there = [vm for vm in members if vpc in vm.vpcs]
     walls = {firewall(vpc, vm) for vm in there}
-    groups = {group(vpc, name, there) for name in {name for vm in there for rule in vm.rules for name in named(rule)}}
+    called = {name for vm in there for rule in vm.rules for name in named(rule)}
+    groups = {group(vpc, name, there, near) for name in called}
     spans = _spans({vm.id: _extra_nets(vpc, vm) for vm in there})
     return frozenset(walls | groups | ({Extras(vpc, spans)} if spans else set()))
 
@@ -56,9 +63,12 @@ def named(rule: NetRule) -> Iterator[str]:
     return (peer for peer in (rule.source, rule.destination) if is_name(peer))
 
 
-def group(vpc: str, name: str, members: Iterable[VmConfig]) -> Group:
-    """What a name stands for among these members; a VM or a subnet that is not there has no nets."""
+def group(vpc: str, name: str, members: Iterable[VmConfig], near: Near = ()) -> Group:
+    """What a name stands for among these members, and those near; a VM or a subnet that is not there has no nets."""
     found = {net for vm in members for nic in _nics(vpc, vm) if name in (vm.id, nic.subnetname) for net in _nets(nic)}
+    for other, beside in near:
+        nics = (nic for vm in beside for nic in _nics(other, vm) if name in (vm.id, nic.subnetname))
+        found |= {net for nic in nics for net in _routed(nic)}
     return Group(vpc, name, in_order(net for net in found if not any(net != o and within(net, o) for o in found)))
 
 
@@ -66,10 +76,15 @@ def _nics(vpc: str, vm: VmConfig) -> list[Network]:
     return [nic for nic in vm.networks if nic.netname == vpc]
 
 
-def _nets(nic: Network) -> Iterator[Net]:
-    """All that a NIC may send from. Of its link-local addresses only the one that the port's filter keeps for it."""
+def _routed(nic: Network) -> Iterator[Net]:
+    """All that a NIC may send from to where it is routed."""
     yield from (ip_network(address.ip) for address in (nic.ipv4, nic.ipv6) if address)
     yield from nic.extra_addresses
+
+
+def _nets(nic: Network) -> Iterator[Net]:
+    """All that a NIC may send from. Of its link-local addresses only the one that the port's filter keeps for it."""
+    yield from _routed(nic)
     yield ip_network(names.link_local(nic.mac))
 
 

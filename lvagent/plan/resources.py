@@ -8,7 +8,7 @@ highest first.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import ClassVar
 
 from lvagent.spec.vm import NetRule
@@ -173,6 +173,26 @@ class Extras:
     spans: tuple[Span, ...]
 
 
+PEER_MTU = 65_535
+"""Bytes: the link between two VPCs is never what a packet is too large for; that is told by the subnet behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A VPC's end of a peering: its end of the link to ``other``, the routes there, and whom the filter lets in by it.
+
+    ``nets``: the prefixes of the other VPC. ``sources``: by which of its own addresses this VPC tells of errors there,
+    one for each family in ``nets``.
+    """
+
+    layer: ClassVar[int] = 7
+    vpc: str
+    other: str
+    nets: tuple[IPv4Network | IPv6Network, ...]
+    sources: tuple[IPv4Address | IPv6Address, ...]
+    mtu: int = PEER_MTU
+
+
 @dataclass(frozen=True, slots=True)
 class DhcpSubnet:
     """One subnet as dnsmasq serves it. ``default_route`` is decided per host, not here."""
@@ -260,4 +280,6 @@ class Plug:
 Filter = PortFilter | Firewall | Group | Extras
 """What the filter of a VPC holds besides its base; all of it can be changed in one transaction."""
 
-Resource = Fabric | Router | Netns | Ruleset | Bridge | Vxlan | Subnet | Veth | Uplink | Filter | Dhcp | Metadata | Plug
+Resource = (
+    Fabric | Router | Netns | Ruleset | Bridge | Vxlan | Subnet | Veth | Uplink | Filter | Peer | Dhcp | Metadata | Plug
+)

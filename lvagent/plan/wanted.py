@@ -6,7 +6,7 @@ some VM in the list has a NIC in it, and a VPC while it has a wanted subnet.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 
@@ -14,6 +14,7 @@ from lvagent.config import FilterSettings
 from lvagent.errors import SpecError
 from lvagent.plan import firewall, uplinks
 from lvagent.plan.diff import identity
+from lvagent.plan.peers import Beside, peers
 from lvagent.plan.resources import (
     Bridge,
     Dhcp,
@@ -110,10 +111,12 @@ def check_mtu(vm: VmConfig, policy: Policy) -> None:
             )
 
 
-def network(vpc: str, members: Iterable[VmConfig], policy: Policy) -> frozenset[Resource]:
-    """The network of a VPC: namespace, filter, subnets, their way to the underlay, and each port's filter.
+def network(vpc: str, members: Iterable[VmConfig], policy: Policy, near: Sequence[Beside] = ()) -> frozenset[Resource]:
+    """The network of a VPC: namespace, filter, subnets, their way to the underlay, each port's filter, its peerings.
 
     Empty when no member has a NIC in it.
+
+    :param near: the VPCs to which it leads by a peering.
     """
     nics = [(vm, nic) for vm in members for nic in vm.networks if nic.netname == vpc]
     if not nics:
@@ -124,7 +127,9 @@ def network(vpc: str, members: Iterable[VmConfig], policy: Policy) -> frozenset[
     if policy.uplinks is not None:
         prefixes = uplinks.prefixes(one for one in found if isinstance(one, Subnet))
         found |= uplinks.uplink(vpc, policy.mode(vpc), prefixes, policy.uplinks)
-    return frozenset(found | {port_filter(vm, nic) for vm, nic in nics} | firewall.filters(vpc, [vm for vm, _ in nics]))
+    there, beside = [vm for vm, _ in nics], [(one.vpc, one.members) for one in near]
+    found |= {port_filter(vm, nic) for vm, nic in nics}
+    return frozenset(found | firewall.filters(vpc, there, beside) | peers(vpc, there, near))
 
 
 def crossed(members: Iterable[VmConfig], policy: Policy) -> frozenset[tuple[str, ...]]:

@@ -1,8 +1,8 @@
 """What a VPC's filter holds besides its base: elements of sets and maps, chains with their rules, sets of groups.
 
 They are values, so that a change is the difference of two sets of them, and what the kernel holds can be compared with
-what is wanted piece by piece. Each belongs to an owner: a subnet, a tap, a VM (``i-...``), a group (``@...``), or all
-VMs with extra addresses (``all``).
+what is wanted piece by piece. Each belongs to an owner: a subnet, a tap, a VM (``i-...``), a group (``@...``), a VPC
+that is peered, or all VMs with extra addresses (``all``).
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ INET_SETS: dict[str, tuple[str, ...]] = {
     "known6": ("ipv6",),
     "extra_known4": ("ipv4_span",),
     "extra_known6": ("ipv6_span",),
+    "peers4": ("device", "ipv4_range"),
+    "peers6": ("device", "ipv6_range"),
 }
 """Those of table ``inet``."""
 
@@ -83,7 +85,7 @@ class Element:
 
     @property
     def owner(self) -> str:
-        """The tap, subnet or VM to which it belongs ('' for those of the base)."""
+        """The tap, subnet, VM or peered VPC to which it belongs ('' for those of the base)."""
         if self.set in GUARD_SETS:
             return ""
         if self.set in MARKS:
@@ -172,7 +174,7 @@ def net_set(name: str) -> NetSet | None:
 
 
 def by_owner(pieces: Iterable[Piece]) -> dict[str, frozenset[Piece]]:
-    """Pieces by the subnet, tap, VM or group to which they belong, without those of the base."""
+    """Pieces by the subnet, tap, VM, group or peered VPC to which they belong, without those of the base."""
     found: dict[str, set[Piece]] = {}
     for piece in pieces:
         if piece.owner:

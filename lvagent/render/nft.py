@@ -1,9 +1,9 @@
 """A VPC's filter as nft text, and the elements that bind its ports.
 
 The base of the filter (``vpc.nft.j2``) is the same for every VPC and holds no name or address. What differs are pieces
-(``render.elements``): those of a subnet (its gateway), of a port (MACs, addresses), of a VM (its rules), of groups.
-They are values, so a change is the difference of two sets of them, given to nft as one transaction, and what the
-kernel holds can be compared with what is wanted piece by piece.
+(``render.elements``): those of a subnet (its gateway), of a port (MACs, addresses), of a VM (its rules), of groups, of
+peerings. They are values, so a change is the difference of two sets of them, given to nft as one transaction, and what
+the kernel holds can be compared with what is wanted piece by piece.
 
 A port's elements do not tell everything that made them (ranges are collapsed, order is lost). So the filter is also
 noted down whole, in the comments of the set ``notes``, and believed only if the elements are those it calls for.
@@ -18,7 +18,7 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, 
 
 from lvagent.config import FilterSettings
 from lvagent.memo import remembered
-from lvagent.plan.resources import Extras, Filter, Firewall, Group, PortFilter, Subnet
+from lvagent.plan.resources import Extras, Filter, Firewall, Group, Peer, PortFilter, Subnet
 from lvagent.render import render
 from lvagent.render.dnsmasq import ROUTER_LIFETIME
 from lvagent.render.elements import (
@@ -42,6 +42,9 @@ from lvagent.render.firewall import CLOSED, extras_pieces, firewall_pieces, grou
 from lvagent.spec import names
 
 TABLE = "lvagent"
+
+Part = Filter | Subnet | Peer
+"""A resource that has pieces in the filter of its VPC."""
 
 _MARKS = {"closed": 0x8000_0000, "fabric": 0x8000_0001, "bridged": 0x8000_0000 | RECEIVED}
 """Marks of what goes to no port, and to the underlay side; and the bits of which what is bridged has one."""
@@ -69,7 +72,7 @@ def base(template: str = "vpc.nft.j2", limits: FilterSettings | None = None) -> 
     return render(template, digest=base_digest(template, limits), **_constants(limits))
 
 
-def vpc_text(resources: Iterable[Filter | Subnet], limits: FilterSettings | None = None) -> str:
+def vpc_text(resources: Iterable[Part], limits: FilterSettings | None = None) -> str:
     """The whole filter of a VPC with these in it, as one transaction."""
     wanted = list(resources)
     numbers = {one.vm: at for at, one in enumerate((o for o in wanted if isinstance(o, Firewall)), 1)}
@@ -77,7 +80,7 @@ def vpc_text(resources: Iterable[Filter | Subnet], limits: FilterSettings | None
     return base(limits=limits) + change((), found)
 
 
-def pieces(resource: Filter | Subnet, numbers: Mapping[str, int]) -> frozenset[Piece]:
+def pieces(resource: Part, numbers: Mapping[str, int]) -> frozenset[Piece]:
     """What a resource is in the kernel.
 
     :param numbers: of VMs.
@@ -93,9 +96,11 @@ def pieces(resource: Filter | Subnet, numbers: Mapping[str, int]) -> frozenset[P
             return group_pieces(resource)
         case Extras():
             return extras_pieces(resource)
+        case Peer():
+            return frozenset[Piece](peer_elements(resource))
 
 
-def owner_of(resource: Filter | Subnet) -> str:
+def owner_of(resource: Part) -> str:
     """To whom the pieces of a resource belong."""
     match resource:
         case Subnet(name=name):
@@ -108,6 +113,8 @@ def owner_of(resource: Filter | Subnet) -> str:
             return f"@{name}"
         case Extras():
             return EXTRAS
+        case Peer(other=other):
+            return other
 
 
 def _constants(limits: FilterSettings | None) -> dict[str, object]:
@@ -202,6 +209,12 @@ def gateway_elements(subnet: Subnet) -> frozenset[Element]:
     if subnet.gateway_v6:
         found.append(Element("gateway_target6", (str(subnet.gateway_v6.ip),), subnet.name))
     return frozenset(found)
+
+
+def peer_elements(peer: Peer) -> frozenset[Element]:
+    """The elements that open a VPC's filter to the prefixes of one that is peered with it, at their link."""
+    device = names.peer_link(peer.other)
+    return frozenset(Element(f"peers{net.version}", (device, str(net)), peer.other) for net in peer.nets)
 
 
 def port_elements(port: PortFilter) -> frozenset[Element]:

@@ -48,6 +48,9 @@ RIVALS: dict[Kind, tuple[Kind, ...]] = {
 }
 """Which ranges of another owner may not meet one of this kind; with a prefix on either side, if the subnets differ."""
 
+APART: dict[Kind, tuple[Kind, ...]] = {Kind.PREFIX: (Kind.PREFIX, Kind.EXTRA), Kind.EXTRA: (Kind.PREFIX,)}
+"""Likewise for ranges of two VPCs that are peered: what is routed to the one must not be in the other."""
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:

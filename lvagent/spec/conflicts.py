@@ -12,7 +12,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lvagent.errors import Conflict, SpecError
-from lvagent.spec.claims import RIVALS, About, Below, Claim, Kind, Range, Statement, of_nic, of_vm, of_volume
+from lvagent.spec.claims import (
+    APART,
+    RIVALS,
+    About,
+    Below,
+    Claim,
+    Kind,
+    Range,
+    Statement,
+    of_nic,
+    of_vm,
+    of_volume,
+)
+from lvagent.spec.peerings import Peering, Peerings, Rival
 from lvagent.spec.vm import Network, VmConfig, Volume
 
 _SAID = {
@@ -37,6 +50,7 @@ _MET = {
     (Kind.EXTRA, Kind.PREFIX): "the extra address {mine} overlaps {theirs} of {their_subnet}",
     (Kind.EXTRA, Kind.ADDRESS): "the extra address {mine} covers the address {theirs}",
 }
+_APART_HINT = "prefixes of peered VPCs are disjoint: choose another, or DELETE /v1/peerings/{by}"
 _MET_HINT = "within a VPC an address belongs to one NIC, and prefixes of subnets are disjoint"
 
 
@@ -87,6 +101,11 @@ class _Ranges:
     def __bool__(self) -> bool:
         return bool(self._starts)
 
+    def __iter__(self) -> Iterator[tuple[str, Range]]:
+        """Each range once, with one of its owners."""
+        for subnets in self._claims.values():
+            yield from (next(iter(claims.items())) for claims in subnets.values())
+
     def add(self, owner: str, claim: Range) -> None:
         length, start = _place(claim)
         if (length, start) not in self._claims:
@@ -111,7 +130,7 @@ class _Ranges:
         if not starts:
             del self._starts[length]
 
-    def rival(self, owner: str, mine: Range, spared: str | None) -> tuple[str, Range] | None:
+    def rival(self, owner: str | None, mine: Range, spared: str | None) -> tuple[str, Range] | None:
         """Another owner's range that meets this one; those of the subnet ``spared`` may."""
         for subnets in self._meeting(mine):
             for subnet, claims in subnets.items():
@@ -175,6 +194,21 @@ class _Book:
                 return Clash(mine.path, _met(mine, theirs), _MET_HINT, other)
         return None
 
+    def ranges(self, vpc: str) -> Iterator[tuple[str, Range]]:
+        """What of a VPC must not meet what of another is beside it; each range with one of its owners."""
+        for (kind, there, _), ranges in self._ranges.items():
+            if there == vpc and kind in APART:
+                yield from ranges
+
+    def meets(self, owner: str | None, mine: Range, vpc: str) -> tuple[str, Range] | None:
+        """A range of another VPC, not this owner's, that meets one which must be apart from it."""
+        for kind in APART.get(mine.kind, ()):
+            ranges = self._ranges.get((kind, vpc, mine.net.version))
+            found = ranges.rival(owner, mine, None) if ranges else None
+            if found is not None:
+                return found
+        return None
+
 
 def _met(mine: Range, theirs: Range) -> str:
     return _MET[mine.kind, theirs.kind].format(
@@ -218,6 +252,65 @@ class Claims:
         if clash is not None:
             message = f"{clash.message}: see {clash.other}"
             raise Conflict(message, path=clash.path, other=clash.other, hint=clash.hint)
+
+    def check_apart(self, vm: VmConfig, peerings: Peerings) -> None:
+        """Compare the prefixes of a VM with those of the VPCs to which its own are peered.
+
+        :raise Conflict: two overlap; ``path`` as for ``check``, ``other`` is the peering that forbids it.
+        """
+        own = _Book()
+        mine = [claim for claim in of_vm(vm) if isinstance(claim, Range)]
+        own.add(vm.id, mine)
+        for claim in mine:
+            for rival in peerings.rivals(claim.vpc):
+                found = self._book.meets(vm.id, claim, rival.vpc) or own.meets(None, claim, rival.vpc)
+                if found is not None:
+                    raise _too_near(claim, found, rival)
+
+    def ranges(self, vpc: str) -> Iterator[tuple[str, Range]]:
+        """The prefixes and extra addresses in a VPC, each with a VM that has it."""
+        return self._book.ranges(vpc)
+
+    def meets(self, mine: Range, vpc: str) -> tuple[str, Range] | None:
+        """A prefix or extra address in a VPC, and a VM that has it, that may not be there if that VPC were peered."""
+        return self._book.meets(None, mine, vpc)
+
+
+def _too_near(mine: Range, found: tuple[str, Range], rival: Rival) -> Conflict:
+    other, theirs = found
+    near = f"{rival.by} are peered" if mine.vpc in rival.by.vpcs else f"{mine.vpc} is peered with one of {rival.by}"
+    message = f"{_place_of(mine)} overlaps {_place_of(theirs)} in {theirs.vpc}, and {near}: see {other}"
+    return Conflict(message, path=mine.path, other=str(rival.by), hint=_APART_HINT.format(by=rival.by))
+
+
+def _place_of(claim: Range) -> str:
+    return f"{claim.net} of {claim.subnet}" if claim.kind is Kind.PREFIX else f"the extra address {claim.net}"
+
+
+def check_peering(new: Peering, peerings: Peerings, books: Sequence[Claims]) -> None:
+    """See whether two VPCs can be peered.
+
+    :param peerings: those that there are.
+    :param books: all claims that count.
+    :raise Conflict: a prefix of the one overlaps one of the other, or of a VPC to which the other is peered; ``other``
+        is the VPC that has it.
+    """
+    for vpc in new.vpcs:
+        known = {rival.vpc for rival in peerings.rivals(vpc)}
+        for rival in (one for one in peerings.plus(new).rivals(vpc) if one.vpc not in known):
+            for _, mine in (pair for book in books for pair in book.ranges(vpc)):
+                for book in books:
+                    found = book.meets(mine, rival.vpc)
+                    if found is not None:
+                        raise _not_apart(mine, found, rival, new)
+
+
+def _not_apart(mine: Range, found: tuple[str, Range], rival: Rival, new: Peering) -> Conflict:
+    other, theirs = found
+    also = "" if rival.vpc in new.vpcs else f", and {rival.by} are peered"
+    message = f"{_place_of(mine)} in {mine.vpc} overlaps {_place_of(theirs)} in {theirs.vpc}{also}: see {other}"
+    hint = "VPCs that are peered, with each other or with the same third one, have disjoint prefixes"
+    return Conflict(message, other=theirs.vpc, hint=hint)
 
 
 def check(new: VmConfig, others: Iterable[VmConfig]) -> None:

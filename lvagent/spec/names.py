@@ -71,6 +71,25 @@ def tap_owner(device: str) -> tuple[str, int] | None:
     return (f"i-{match[1]}", int(match[2])) if match else None
 
 
+def peer_link(other: str) -> str:
+    """The end, in a VPC's namespace, of the link to a VPC that it is peered with: ``px-`` and the other's name.
+
+    The pair is made directly between the two namespaces, so an end needs to differ only from others in its own.
+    """
+    return f"px-{other.removeprefix('vpc-')}"
+
+
+def peer_of(device: str) -> str | None:
+    """The VPC to which such an end leads, or None if it is no name of ours."""
+    other = f"vpc-{device.removeprefix('px-')}"
+    return other if device.startswith("px-") and VPC_NAME.match(other) else None
+
+
+def peer_mac(vpc: str, other: str) -> str:
+    """The MAC of a VPC's end of such a link."""
+    return _mac(0x0A, "peer", vpc, other)
+
+
 def _short(subnet: str) -> str:
     return subnet.removeprefix("subnet-")
 

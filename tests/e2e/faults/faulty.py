@@ -48,6 +48,9 @@ class Faulty:
     def act(self, action: str) -> int:
         return self.lab.api("POST", f"/v1/vms/{SUBJECT}/{action}").status
 
+    def peer(self, method: str, one: str, other: str) -> int:
+        return self.lab.api(method, f"/v1/peerings/{one}/{other}").status
+
     def delete(self) -> int:
         return self.lab.api("DELETE", f"/v1/vms/{SUBJECT}?volumes=delete").status
 
@@ -117,6 +120,8 @@ class Faulty:
             self.lab.kill_agent(signal.SIGKILL)
         self.same_boot()
         self.revive()
+        for one in self.lab.api("GET", "/v1/peerings").json["items"]:
+            self.until(lambda one=one: self.peer("DELETE", one["a"], one["b"]) in (204, 404), "it cannot be parted")
         for one in self.lab.api("GET", "/v1/vms").json["items"]:
             if one["id"] != "i-0000000001":
                 self.until(lambda: self.delete() in (204, 404), "it cannot be deleted")

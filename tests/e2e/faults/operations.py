@@ -61,6 +61,11 @@ def _stopped(faulty: Faulty) -> None:
     assert faulty.act("stop") == 200
 
 
+def _peered(faulty: Faulty) -> None:
+    _made(faulty)
+    assert faulty.peer("PUT", A, B) == 201
+
+
 def _crashed(*lines: str) -> Callable[[Faulty], None]:
     """An agent that was killed while it made the VM."""
 
@@ -108,6 +113,8 @@ OPERATIONS = {
         Operation("open", _shut, lambda faulty: faulty.want(A, {"uplink": "nat"})),
         Operation("close", _opened, lambda faulty: faulty.want(A, None)),
         Operation("stop", _made, lambda faulty: faulty.act("stop")),
+        Operation("peer", _made, lambda faulty: faulty.peer("PUT", A, B)),
+        Operation("part", _peered, lambda faulty: faulty.peer("DELETE", B, A), undone=False),
         Operation("finish a create", _crashed("create.started kill"), _start, undone=False, starts=True),
         Operation("clear a create", _crashed("volume.made kill"), _start, undone=False, starts=True),
         Operation("boot", _booted, _start, undone=False, starts=True),
@@ -146,6 +153,14 @@ PASSES = {
     "network.removed": ("change a stopped one", "delete"),
     "network.made": ("create", "change a stopped one"),
     "network.plugged": ("create", "start"),
+    "peer.wished": ("peer",),
+    "peer.stored": ("peer",),
+    "peer.paired": ("peer",),
+    "peer.routed": ("peer",),
+    "peer.made": ("peer",),
+    "peer.unwished": ("part",),
+    "peer.closed": ("part",),
+    "peer.removed": ("part",),
     "wires.based": ("create", "change a stopped one"),
     "wires.segments": ("create", "change a stopped one"),
     "wires.linked": ("create", "change a stopped one"),

@@ -20,6 +20,7 @@ SAMPLE = (
     ("change.defined", "change", "kill"),
     ("delete.stopped", "delete", "hang"),
     ("power.acted", "start", "kill"),
+    ("peer.routed", "peer", "kill"),
     ("sweep.discarding", "clear a create", "kill"),
 )
 """One for each phase."""
@@ -30,6 +31,7 @@ PAIRS = [
         *((point, "create") for point in PASSES if point.startswith(("create", "volume", "connect", "plug"))),
         *((point, "change") for point in PASSES if point.startswith("change")),
         *((point, "delete") for point in PASSES if point.startswith("delete")),
+        *((point, ways[0]) for point, ways in PASSES.items() if point.startswith("peer")),
     )
     for point in ("sweep.read", "sweep.settled", "sweep.converged", "network.removed", "delete.stopped")
 ]

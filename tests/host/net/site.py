@@ -27,6 +27,7 @@ from lvagent.plan.wanted import Policy
 from lvagent.render import nft
 from lvagent.spec import names
 from lvagent.spec.parse import parse_vm
+from lvagent.spec.peerings import PeeringView, peering
 from lvagent.spec.vm import VmConfig
 from tests.host.net import frames
 from tests.host.net.conftest import LOCAL, VPC, Guest
@@ -50,6 +51,7 @@ class Host:
     ipv4: str
     ipv6: str
     subnet: str
+    vpc: str = VPC
 
     @property
     def local(self) -> str:
@@ -61,10 +63,10 @@ class Host:
         return self.ipv4 if version == 4 else self.ipv6
 
 
-def host(name: str, number: int, third: int, subnet: str) -> Host:
+def host(name: str, number: int, third: int, subnet: str, vpc: str = VPC) -> Host:
     """A guest with the addresses 10.0.<third>.<number> and fd00:<third>::<number>."""
     vm = f"i-{number:010}"
-    return Host(name, vm, names.nic_mac(vm, 0), f"10.0.{third}.{number}", f"fd00:{third}::{number:x}", subnet)
+    return Host(name, vm, names.nic_mac(vm, 0), f"10.0.{third}.{number}", f"fd00:{third}::{number:x}", subnet, vpc)
 
 
 A, B, C = host("a", 5, 0, SUBNET_A), host("b", 6, 0, SUBNET_A), host("c", 9, 1, SUBNET_B)
@@ -84,7 +86,7 @@ def document(of: Host, rules: Iterable[dict[str, object]] = (), **nic: object) -
     v4, v6 = GATEWAYS[of.subnet]
     network = {
         "vxlanid": 100 if of.subnet == SUBNET_A else 0,
-        "netname": VPC,
+        "netname": of.vpc,
         "subnetname": of.subnet,
         "position": 0,
         "ipv4": f"{of.ipv4}/24",
@@ -114,15 +116,32 @@ class Site:
 
     def put(self, *documents: dict[str, object]) -> None:
         """Create or change these VMs."""
-        for one in documents:
-            spec = parse_vm(one)
+        specs = [parse_vm(one) for one in documents]
+        for spec in specs:
             self._index.adopt(Entry(spec, Phase.LIVE, applied=spec))
-        self.networks.converge(VPC)
+        for vpc in dict.fromkeys(vpc for spec in specs for vpc in spec.vpcs):
+            self.networks.converge(vpc)
 
     def drop(self, vm: str) -> None:
         """Delete a VM."""
+        vpcs = self.spec(vm).vpcs
         self._index.drop(vm)
-        self.networks.converge(VPC)
+        for vpc in vpcs:
+            self.networks.converge(vpc)
+
+    def peer(self, one: str, other: str) -> None:
+        """Peer two VPCs."""
+        self._index.peer(peering(one, other))
+        self.networks.meet(one, other)
+
+    def part(self, one: str, other: str) -> None:
+        """Peer them no more."""
+        self._index.part(peering(one, other))
+        self.networks.meet(one, other)
+
+    def state(self, one: str, other: str) -> PeeringView:
+        """How a peering stands."""
+        return self.networks.links.view(peering(one, other))
 
     def start(self, *hosts: Host) -> None:
         """Plug their taps, and let the gateway know where they are."""
@@ -130,7 +149,7 @@ class Site:
             spec = self.spec(one.vm)
             self.taps[one.name] = self._guest(names.tap(one.vm, 0))
             place = wanted.plug(spec, spec.networks[0], self.networks.policy)
-            bound = [wanted.port_filter(spec, spec.networks[0]), firewall.firewall(VPC, spec)]
+            bound = [wanted.port_filter(spec, spec.networks[0]), firewall.firewall(one.vpc, spec)]
             self.network.plug(bound, place)
         for one in hosts:
             self.introduce(one)

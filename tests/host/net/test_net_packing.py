@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_network
 
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
-from lvagent.host import links
+from lvagent.host import links, peer_routes
 from lvagent.host.links import Link
 from lvagent.host.netlink import Message, pack
+from lvagent.host.peer_routes import Route
 
-LINK = Link(7, "br-a", "bridge", "02:00:00:00:00:01", 1500, 0, 0, 27766, True, "", {})
+LINK = Link(7, "br-a", "bridge", "02:00:00:00:00:01", 1500, 0, 0, 27766, True, False, "", {})
 
 
 def plain(value: object) -> object:
@@ -98,6 +99,8 @@ def test_change_says_only_what_is_given() -> None:
     }
     assert header(message, "flags", "change") == ("RTM_SETLINK", 1, 1)
     assert header(links.change("vi-a", up=False), "flags", "change") == ("RTM_SETLINK", 0, 1)
+    assert header(links.change("vi-a", mute=True, up=True), "flags", "change") == ("RTM_SETLINK", 0x81, 0x81)
+    assert header(links.change("vi-a", mute=False), "flags", "change") == ("RTM_SETLINK", 0, 0x80)
     assert read(links.change("vi-a")) == {"IFLA_IFNAME": "vi-a"}
     assert header(links.change("vi-a"), "flags", "change") == ("RTM_SETLINK", 0, 0)
 
@@ -127,3 +130,28 @@ def test_forwarding_entry_is_static_and_sticky() -> None:
     entry = links.forward(LINK, "06:00:00:00:00:01")
     assert header(entry, "family", "ifindex", "state", "flags") == ("RTM_NEWNEIGH", 7, 7, 0x40, 0x44)
     assert read(entry) == {"NDA_LLADDR": "06:00:00:00:00:01"}
+
+
+HOP = IPv6Address("fe80::8")
+
+
+def test_a_route_to_a_peer_has_an_ipv6_next_hop_in_both_families() -> None:
+    four = peer_routes.add_route(LINK, Route(ip_network("10.0.20.0/24"), HOP, ip_address("10.0.0.1")))
+    assert header(four, "family", "dst_len", "table", "scope") == ("RTM_NEWROUTE", 2, 24, 254, 0)
+    via = {"family": 10, "addr": "fe80::8"}
+    assert read(four) == {"RTA_DST": "10.0.20.0", "RTA_OIF": 7, "RTA_VIA": via, "RTA_PREFSRC": "10.0.0.1"}
+    six = peer_routes.add_route(LINK, Route(ip_network("fd00:20::/64"), HOP, ip_address("fd00::1")))
+    assert header(six, "family", "dst_len", "table", "scope") == ("RTM_NEWROUTE", 10, 64, 254, 0)
+    assert read(six) == {"RTA_DST": "fd00:20::", "RTA_OIF": 7, "RTA_GATEWAY": "fe80::8", "RTA_PREFSRC": "fd00::1"}
+
+
+def test_a_route_is_deleted_whoever_made_it() -> None:
+    gone = peer_routes.delete_route(LINK, Route(ip_network("10.0.20.0/24"), HOP, None))
+    assert header(gone, "proto", "scope") == ("RTM_DELROUTE", 0, 255)
+    assert read(gone) == {"RTA_DST": "10.0.20.0", "RTA_OIF": 7}
+
+
+def test_the_neighbour_of_a_peer_is_permanent() -> None:
+    entry = peer_routes.add_neighbour(LINK, HOP, "0a:00:00:00:00:01")
+    assert header(entry, "family", "ifindex", "state") == ("RTM_NEWNEIGH", 10, 7, 0x80)
+    assert read(entry) == {"NDA_DST": "fe80::8", "NDA_LLADDR": "0a:00:00:00:00:01"}

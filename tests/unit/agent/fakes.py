@@ -55,9 +55,10 @@ from lvagent.spec.vm import Volume
 
 @dataclass
 class Breaker:
-    """Raises at the call number ``at`` (from 1), for ever after if ``lasting``; -1: never."""
+    """Raises at the call number ``at`` (from 1), for ever after if ``lasting``; -1: never. ``refuse``: at each."""
 
     at: int = -1
+    refuse: str = ""
     lasting: bool = False
     calls: int = 0
     names: list[str] = field(default_factory=list)
@@ -69,7 +70,7 @@ class Breaker:
     def step(self, name: str) -> None:
         self.calls += 1
         self.names.append(name)
-        if self.calls == self.at or (self.lasting and -1 < self.at <= self.calls):
+        if name == self.refuse or self.calls == self.at or (self.lasting and -1 < self.at <= self.calls):
             raise HostError(name, "do", "told to fail")
 
 
@@ -467,6 +468,25 @@ class FakePages:
         self.lines = dict(self.lines)
 
 
+class FakeKept:
+    """Wishes in files."""
+
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+        self.documents: dict[str, Mapping[str, object]] = {}
+
+    def keys(self) -> frozenset[str]:
+        return frozenset(self.documents)
+
+    def write(self, key: str, document: Mapping[str, object]) -> None:
+        self._breaker.step("write wish")
+        self.documents[key] = document
+
+    def remove(self, key: str) -> None:
+        self._breaker.step("remove wish")
+        self.documents.pop(key, None)
+
+
 POOLS = (ip_network("198.19.0.0/16"), ip_network("fd6c:76a1:93d0:1::/112"))
 POLICY = Policy(
     fabric="lvfabric", underlay_mtu=1500, local="192.0.2.10", port=4789, domain="vpc.internal", forwarders=(),
@@ -489,6 +509,7 @@ class FakeHost:
         self.dhcp = FakeDhcp(self.breaker)
         self.metadata = FakeMetadata(self.breaker)
         self.processes = FakeProcesses()
+        self.peerings = FakeKept(self.breaker)
         self.domains.ended = self.wires.unplug
         self.pages = FakePages()
         self.console = b""
@@ -520,6 +541,7 @@ class FakeHost:
                 settings or Settings(),
                 going_down=lambda: self.going_down,
                 clock=lambda: self.now,
+                peerings=self.peerings,
             )
         )
         self.domains.hook = lambda vm, xml: made.plugger.start(vm, xml, lambda: True)
@@ -539,4 +561,5 @@ class FakeHost:
             "wires": {one for one in self.wires.there if not isinstance(one, Plug)},
             "dhcp": dict(self.dhcp.served),
             "metadata": dict(self.metadata.served),
+            "peerings": set(self.peerings.documents),
         }

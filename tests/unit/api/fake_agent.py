@@ -13,6 +13,7 @@ from lvagent.errors import Conflict, MonitorError, NotFound, Unavailable
 from lvagent.plan.firewall import directed
 from lvagent.spec import names
 from lvagent.spec.monitor import Hmp, Qmp
+from lvagent.spec.peerings import Peering, PeeringState, PeeringView, peering
 from lvagent.spec.status import (
     Action,
     Drift,
@@ -49,6 +50,34 @@ STRAY = StrayView(
     program="/usr/bin/qemu-system-x86_64", age=61.5, uid=0, parent=1, parent_name="init", arguments=("qemu", "-S"),
     sockets=("/run/mon.sock",), disks=("/v/a.qcow2",), taps=(), sweeps=2,
 )  # fmt: skip
+
+
+class FakePeers:
+    """Peerings that are only values; those of ``taken`` VPCs overlap with everything."""
+
+    def __init__(self) -> None:
+        self.there: dict[Peering, PeeringView] = {}
+        self.taken: set[str] = set()
+
+    def put(self, one: str, other: str) -> tuple[bool, PeeringView]:
+        wish = peering(one, other)
+        if self.taken & set(wish.vpcs):
+            raise Conflict("10.0.0.0/24 overlaps 10.0.0.0/24", other=one, hint="choose disjoint ones")
+        new = wish not in self.there
+        self.there[wish] = PeeringView(wish, PeeringState.WAITING, f"there is no VM in {wish.a}", ("10.0.0.0/24",), ())
+        return new, self.there[wish]
+
+    def delete(self, one: str, other: str) -> None:
+        del self.there[self.one(one, other).peering]
+
+    def one(self, one: str, other: str) -> PeeringView:
+        wish = peering(one, other)
+        if wish not in self.there:
+            raise NotFound("peering", str(wish))
+        return self.there[wish]
+
+    def all(self) -> Sequence[PeeringView]:
+        return tuple(self.there[wish] for wish in sorted(self.there))
 
 
 def _port(vm: str, nic: Network) -> PortView:
@@ -103,6 +132,7 @@ class FakeAgent:
         self.files: set[str] = set()
         self.told: dict[str, tuple[TimelineEntry, ...]] = {}
         self.held = ""
+        self.peers = FakePeers()
         self.stray_processes = {STRAY.pid: STRAY}
         self.news = News(self._scope)
         self.news.close()

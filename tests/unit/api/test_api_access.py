@@ -37,6 +37,10 @@ LEAST: dict[str, str] = {
     "GET /v1/vpcs/{name}": "read",
     "GET /v1/subnets": "read",
     "GET /v1/subnets/{name}": "read",
+    "GET /v1/peerings": "read",
+    "GET /v1/peerings/{a}/{b}": "read",
+    "PUT /v1/peerings/{a}/{b}": "admin",
+    "DELETE /v1/peerings/{a}/{b}": "admin",
     "GET /v1/images": "read",
     "GET /v1/vms/{id}/rules": "read",
     "GET /v1/vms/{id}/timeline": "read",
@@ -79,6 +83,7 @@ BODIES: dict[str, Json] = {
 NAMES = {
     "/v1/vms/{id}": {"id": VM1, "action": "pause"},
     "/v1/vpcs": {"name": A},
+    "/v1/peerings": {"a": A, "b": B},
     "/v1/strays": {"pid": str(STRAY.pid)},
     "/v1/subnets": {"name": "subnet-aaaaaaaaaa"},
 }
@@ -103,6 +108,7 @@ class Walk:
         self.tcp = tcp
         admin = tcp.of(Role.ADMIN)
         assert admin.put(f"/v1/vms/{VM1}", json=vm()).status_code == 201
+        assert admin.put(f"/v1/peerings/{A}/{B}").status_code == 201
         self.operation = admin.get("/v1/operations").json["items"][0]["id"]
         self.document = admin.get("/openapi.json").json
         self.clients = {**self._bad(), **self._good()}
@@ -201,6 +207,7 @@ def renew(walk: Walk) -> None:
     admin = walk.clients["admin"]
     admin.put(f"/v1/vms/{VM1}", json=vm())
     admin.post(f"/v1/vms/{VM1}/start")
+    admin.put(f"/v1/peerings/{A}/{B}")
     admin.delete("/v1/vms/i-0000000002")
     walk.tcp.agent.stray_processes[STRAY.pid] = STRAY
 

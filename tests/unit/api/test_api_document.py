@@ -84,9 +84,11 @@ def walk(client: FlaskClient) -> list[tuple[str, str, TestResponse]]:
     """Every route in its good case; some in more than one."""
     vm1 = "/v1/vms/i-0000000001"
     later = client.put("/v1/vms/i-0000000002", json=vm(2), headers={"Prefer": "wait=0"})
+    pair = "/v1/peerings/vpc-bbbbbbbbbb/vpc-aaaaaaaaaa"
     operation = later.headers.get("Location") or f"/v1/operations/{client.get('/v1/operations').json['items'][0]['id']}"
     plain = [
         "/v1/vms", "/v1/vpcs", "/v1/subnets", "/v1/images", "/v1/operations", "/v1/strays", "/healthz", "/readyz",
+        "/v1/peerings",
         "/v1/events", "/openapi.json", "/docs",
     ]  # fmt: skip
     return [
@@ -110,12 +112,16 @@ def walk(client: FlaskClient) -> list[tuple[str, str, TestResponse]]:
         ("PUT", "/v1/vpcs/{name}", client.put("/v1/vpcs/vpc-aaaaaaaaaa", json={"uplink": "nat"})),
         ("DELETE", "/v1/vpcs/{name}", client.delete("/v1/vpcs/vpc-aaaaaaaaaa")),
         ("GET", "/v1/subnets/{name}", client.get("/v1/subnets/subnet-aaaaaaaaaa")),
+        ("PUT", "/v1/peerings/{a}/{b}", client.put(pair)),
+        ("PUT", "/v1/peerings/{a}/{b}", client.put(pair, json={})),
+        ("GET", "/v1/peerings/{a}/{b}", client.get(pair)),
         ("POST", "/v1/plan", client.post("/v1/plan", json=full(9))),
         ("GET", "/v1/vms/{id}/timeline", client.get(f"{vm1}/timeline")),
         ("POST", "/v1/sweep", client.post("/v1/sweep")),
         *(("GET", path, client.get(path)) for path in plain),
         ("POST", "/v1/strays/{pid}/kill", client.post("/v1/strays/4711/kill", json={"identity": "123456"})),
         ("POST", "/v1/sweep", client.post("/v1/sweep?force=true")),
+        ("DELETE", "/v1/peerings/{a}/{b}", client.delete(pair)),
         ("DELETE", "/v1/vms/{id}", client.delete("/v1/vms/i-0000000003?volumes=delete&grace=0.5")),
     ]
 
@@ -136,9 +142,11 @@ def test_errors_are_described_too(document: Json, client: FlaskClient, agent: Fa
         ("GET", "/v1/vms/{id}", client.get("/v1/vms/i-0000000009"), 404),
         ("POST", "/v1/vms", client.post("/v1/vms", json=vm(cpus=2)), 409),
         ("POST", "/v1/vms", client.post("/v1/vms", data=b"{}", content_type="text/plain"), 415),
+        ("PUT", "/v1/peerings/{a}/{b}", client.put("/v1/peerings/vpc-aaaaaaaaaa/vpc-aaaaaaaaaa"), 422),
         ("POST", "/v1/plan", client.post("/v1/plan", data=b" " * (2 << 20)), 413),
         ("PUT", "/v1/vms/{id}", client.put("/v1/vms/i-0000000001", json=vm(), headers={"If-Match": '"9"'}), 412),
         ("POST", "/v1/vms/{id}/{action}", client.post("/v1/vms/i-0000000001/resume"), 409),
+        ("DELETE", "/v1/peerings/{a}/{b}", client.delete("/v1/peerings/vpc-aaaaaaaaaa/vpc-bbbbbbbbbb"), 404),
         ("DELETE", "/v1/vms/{id}", client.delete("/v1/vms/i-0000000009"), 404),
         ("GET", "/readyz", client.get("/readyz"), 503),
     ]

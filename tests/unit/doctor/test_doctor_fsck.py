@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from ipaddress import IPv4Address, IPv4Interface
 
 import pytest
 
@@ -12,10 +13,11 @@ from lvagent.doctor.findings import Finding, Kind, Level, Repair
 from lvagent.doctor.fsck import SWEEP, Domain, Site, VpcFacts, judge
 from lvagent.host import imds
 from lvagent.plan import wanted
-from lvagent.plan.resources import Bridge, Netns, Plug, PortFilter, Subnet
+from lvagent.plan.resources import Bridge, Netns, Peer, Plug, PortFilter, Subnet
 from lvagent.plan.wanted import Policy
 from lvagent.spec import names
 from lvagent.spec.parse import parse_vm
+from lvagent.spec.peerings import Peerings, peering
 
 A, B, VM = "vpc-aaaaaaaaaa", "vpc-bbbbbbbbbb", "i-0000000001"
 TAP = names.tap(VM, 0)
@@ -197,3 +199,36 @@ def test_what_was_only_under_way_is_not_told() -> None:
     )
     sites = [vpc(metadata=None), vpc(fdb=frozenset())]
     assert [one for one in twice(lambda: sites.pop(0), slept.append)[1] if one.level is not Level.PASS] == []
+
+
+def peered() -> Site:
+    """A and B, peered, as they should be."""
+    vm, nic = "i-0000000002", dataclasses.replace(NIC, netname=B, subnetname="subnet-bbbbbbbbbb", vxlanid=0)
+    nic = dataclasses.replace(nic, ipv4=IPv4Interface("10.0.1.5/24"), gateway_v4=IPv4Address("10.0.1.1"))
+    other = dataclasses.replace(SPEC, id=vm, networks=(nic,))
+    first = well()
+    bare = dataclasses.replace(
+        first, domains=[*first.domains, Domain(vm, other)], peerings=Peerings([peering(A, B)]), vpcs={}
+    )
+    dhcp, metadata = wanted.dhcp(B, [other], POLICY), wanted.metadata(B, [other], POLICY)
+    assert metadata is not None
+    there = {vpc: bare.network(vpc, bare.specs) for vpc in (A, B)}
+    facts = VpcFacts(there=there[B], dhcp=dhcp, dhcp_alive=True, leases=frozenset(), metadata=imds.digest(metadata))
+    mine = dataclasses.replace(first.vpcs[A], there=first.vpcs[A].there | there[A])
+    return dataclasses.replace(bare, vpcs={A: mine, B: facts})
+
+
+def test_the_ends_of_a_peering_are_looked_at() -> None:
+    site = peered()
+    assert wrong(site) == []
+    end = next(one for one in site.vpcs[A].there if isinstance(one, Peer))
+    for there, word in (
+        (site.vpcs[A].there - {end}, "missing"),
+        (site.vpcs[A].there - {end} | {dataclasses.replace(end, mtu=0)}, "not as it should be"),
+    ):
+        changed = {**site.vpcs, A: dataclasses.replace(site.vpcs[A], there=there)}
+        [found] = wrong(dataclasses.replace(site, vpcs=changed))
+        assert (found.text.startswith(word), f"peering with {B}" in found.text, found.repair) == (True, True, SWEEP)
+    assert {one.text.split(":")[0] for one in wrong(dataclasses.replace(site, peerings=Peerings()))} == {
+        "nobody wants it"
+    }
