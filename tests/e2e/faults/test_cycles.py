@@ -50,8 +50,11 @@ class Memory:
     heap_bytes: int
 
 
-GROWTH = {"resident": 0.5, "blocks": 0.3, "heap_bytes": 100.0}
-"""What passes as noise, for each cycle, of the members of ``Memory``. An object that is kept is one block or more."""
+GROWTH = {"blocks": 0.3, "heap_bytes": 100.0}
+"""What passes as noise, for each cycle, of these members of ``Memory``. An object that is kept is one block or more."""
+STEP = 1024
+"""KiB that Python takes from the kernel at a time. Resident memory moves up and down by that while nothing more is
+allocated, so it can only show what is large; the members in ``GROWTH`` show what is small."""
 
 
 def sockets(pid: int) -> dict[str, str]:
@@ -175,8 +178,9 @@ def test_a_thousand_cycles_leave_nothing_and_the_agent_does_not_grow(faulty: Fau
 
     turn(faulty, times, note)
     last = [one for one in seen if one.cycle >= min(SETTLED, times // 2)]
-    growth = {name: slope([(one.cycle, getattr(one, name)) for one in last]) for name in GROWTH}
+    bounds = {**GROWTH, "resident": 1.5 * STEP / (last[-1].cycle - last[0].cycle)}  # one step, in the middle
+    growth = {name: slope([(one.cycle, getattr(one, name)) for one in last]) for name in bounds}
     told = ", ".join(f"{name} {getattr(last[-1], name)} ({grown:+.2f} a cycle)" for name, grown in growth.items())
     seconds = (time.monotonic() - begun) / times
     print(f"{times} cycles of {seconds:.2f} s; the last {times - last[0].cycle}: {told}\n{seen}")
-    assert all(grown < GROWTH[name] for name, grown in growth.items()), f"{told}\n{seen}"
+    assert all(grown < bounds[name] for name, grown in growth.items()), f"{told}\n{seen}"
