@@ -24,7 +24,7 @@ from lvagent.agent.core import Agent, Parts
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
 from lvagent.agent.news import News
-from lvagent.agent.policy import configs, domain_options, locks_folder, policy, uplink_policy
+from lvagent.agent.policy import configs, domain_options, locks_folder, policy, port_wishes, uplink_policy
 from lvagent.agent.tidings import Reporter
 from lvagent.agent.timeline import Timeline
 from lvagent.api.app import create_app
@@ -34,7 +34,7 @@ from lvagent.api.operations import Operations
 from lvagent.api.server import ApiServer
 from lvagent.config import Settings
 from lvagent.errors import HostError
-from lvagent.host import bridge_netfilter, files, host, privileges
+from lvagent.host import bridge_netfilter, files, host, listeners, privileges
 from lvagent.host.audit import AuditLog
 from lvagent.host.dnsmasq import DhcpServer
 from lvagent.host.imds import MetadataService
@@ -73,6 +73,7 @@ def build(settings: Settings) -> Agent:
         locks_folder(settings),
         configs(settings),
         lambda: uplink_policy(settings, rules.local),
+        port_wishes(settings),
     )
     return Agent(
         Parts(
@@ -88,6 +89,8 @@ def build(settings: Settings) -> Agent:
             processes=Processes(),
             settings=settings,
             going_down=host.going_down,
+            listeners=listeners.listeners,
+            holder=listeners.holder,
         )
     )
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lvagent.agent.configs import VpcConfigs
+from lvagent.agent.configs import PortWishes, VpcConfigs
 from lvagent.agent.counters import Counters
 from lvagent.agent.index import Index
 from lvagent.agent.leftovers import Leftovers
@@ -20,7 +20,7 @@ from lvagent.agent.trace import Trace
 from lvagent.agent.wires import Dhcps, Metadatas, Wires
 from lvagent.errors import HostError
 from lvagent.failpoints import point
-from lvagent.plan import diff, firewall, uplinks, wanted
+from lvagent.plan import diff, firewall, inward, uplinks, wanted
 from lvagent.plan.resources import Dhcp, Fabric, Filter, Firewall, Plug, PortFilter, Ruleset
 from lvagent.plan.uplinks import Transit, UplinkPolicy
 from lvagent.plan.wanted import Policy
@@ -45,6 +45,7 @@ class Networks:
         locks: Path,
         configs: VpcConfigs | None = None,
         uplinks: Callable[[], UplinkPolicy | None] | None = None,
+        ports: PortWishes | None = None,
     ) -> None:
         self._index = index
         self._wires = wires
@@ -53,6 +54,7 @@ class Networks:
         self._policy = policy
         self._uplinks = uplinks
         self.configs = configs or VpcConfigs()
+        self.ports = ports or PortWishes()
         self.locks = VpcLocks(locks)
         self.counters = Counters(wires.counted)
         self.leftovers = Leftovers(index, wires, dhcp, metadata, lambda: self.policy)
@@ -60,11 +62,20 @@ class Networks:
     @property
     def policy(self) -> Policy:
         """What the wanted resources depend on, as it is wanted now."""
-        return dataclasses.replace(self._policy, vpcs=self.configs.all())
+        return dataclasses.replace(self._policy, vpcs=self.configs.all(), ports=self.ports.all())
 
     def policy_with(self, vpc: str, config: VpcConfig) -> Policy:
         """The policy if this were wanted of a VPC."""
-        return dataclasses.replace(self._policy, vpcs={**self.configs.all(), vpc: config})
+        return dataclasses.replace(self.policy, vpcs={**self.configs.all(), vpc: config})
+
+    def unpublish(self, vm: str) -> None:
+        """Forget what is published of a VM; whoever converges its VPC takes it away.
+
+        :raise HostError: it could not be forgotten.
+        """
+        if self.ports.get(vm) is not None or vm in self.ports.broken():
+            self.ports.set(vm, None)
+            self.ports.keep(vm)
 
     def transits(self) -> Mapping[str, Transit]:
         """The addresses of the uplinks that are there, by VPC."""
@@ -72,7 +83,11 @@ class Networks:
 
     def trouble(self) -> Mapping[str, tuple[str, ...]]:
         """What keeps uplinks from being whole, by VPC; of '': what concerns all."""
-        return {**{vpc: (why,) for vpc, why in self.configs.broken().items()}, "": self._wires.trouble()}
+        found = {vpc: [why] for vpc, why in self.configs.broken().items()}
+        for vm, why in self.ports.broken().items():
+            for vpc in self._index.vpcs_of(vm):
+                found.setdefault(vpc, []).append(f"nothing of {vm} is published: {why}")
+        return {**{vpc: tuple(texts) for vpc, texts in found.items()}, "": self._wires.trouble()}
 
     def prepare(self) -> None:
         """Have ready what the first VPC would else have to wait for, and look how uplinks are on this host by now."""
@@ -162,6 +177,8 @@ class Networks:
         with self.locks.fabric(alone=False):
             if self._wires.mend_router(ways.router):
                 log.warning("the root namespace: somebody changed what uplinks need there; it is as it was")
+        for vpc in sorted({vpc for vm in self.ports.all() for vpc in self._index.vpcs_of(vm)}):
+            self.wire(vpc)  # what leads into it is there too
 
     def heal_fabric(self) -> None:
         """Bring the underlay side to what is wanted: any VPC that crosses it has it put right."""
@@ -183,7 +200,7 @@ class Networks:
         if vpc in self.configs.broken():  # whether it shall have a way out is not known
             wish = uplinks.keeping(wish, there)
         if unknown or not self._index.loaded:  # who else is in the VPC is not known
-            wish = firewall.joined(wish, there, members)
+            wish = inward.keeping(firewall.joined(wish, there, members), there)
         steps = diff.subtract(wish, there)
         gone: list[Filter] = []
         if remove and steps.remove and unknown:
@@ -265,13 +282,13 @@ class Networks:
         for nic in spec.networks:
             place = wanted.plug(spec, nic, self.policy)
             if nic.netname == vpc and place.tap in taps:
-                self._wires.plug(_filters(spec, nic), place)
+                self._wires.plug(self._filters(spec, nic), place)
                 point("network.plugged")
 
     def replug(self, vpc: str, running: Sequence[VmConfig]) -> None:
         """Put taps of running VMs into their places in a VPC that are not in them (a hook that could not, a hand)."""
         places = [
-            (_filters(spec, nic), wanted.plug(spec, nic, self.policy))
+            (self._filters(spec, nic), wanted.plug(spec, nic, self.policy))
             for spec in running
             for nic in spec.networks
             if nic.netname == vpc
@@ -290,6 +307,11 @@ class Networks:
         except HostError as error:  # libvirt is about to make the tap, or its qemu has just ended
             log.warning("%s: %s", place.tap, error)
 
+    def _filters(self, spec: VmConfig, nic: NetworkConfig) -> list[PortFilter | Firewall]:
+        """What must stand before the tap of this NIC is up."""
+        implied = self.policy.implied(spec, nic.netname)
+        return [wanted.port_filter(spec, nic), firewall.firewall(nic.netname, spec, implied)]
+
     def leased(self, vpc: str) -> dict[str, float]:
         """When each address of a VPC was leased last (Unix time)."""
         return self._dhcp.leased(vpc)
@@ -306,11 +328,6 @@ class Networks:
     def close(self) -> None:
         """Close what is open; the VPCs stay."""
         self._wires.close()
-
-
-def _filters(spec: VmConfig, nic: NetworkConfig) -> list[PortFilter | Firewall]:
-    """What must stand before the tap of this NIC is up."""
-    return [wanted.port_filter(spec, nic), firewall.firewall(nic.netname, spec)]
 
 
 def _in_one(steps: diff.Steps) -> list[Filter]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
@@ -12,12 +12,16 @@ from lvagent.agent.news import News
 from lvagent.agent.ports import Domains, Monitors, Processes, VolumeFolders
 from lvagent.agent.timeline import Timeline
 from lvagent.config import Settings
+from lvagent.host.listeners import Listener
 from lvagent.render.domain import DomainOptions
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Parts:
-    """What an agent is made of. ``going_down``: whether the host is about to stop. ``clock``: of pauses, in seconds."""
+    """What an agent is made of. ``going_down``: whether the host is about to stop. ``clock``: of pauses, in seconds.
+
+    ``listeners``: the sockets of the host that take what comes. ``holder``: who has one of these numbers open.
+    """
 
     index: Index
     domains: Domains
@@ -32,3 +36,5 @@ class Parts:
     settings: Settings = dataclasses.field(default_factory=Settings)
     going_down: Callable[[], bool] = lambda: False
     clock: Callable[[], float] = time.monotonic
+    listeners: Callable[[], Sequence[Listener]] = lambda: ()
+    holder: Callable[[int], str] = lambda _inode: ""

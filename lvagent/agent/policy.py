@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 from pathlib import Path
 
-from lvagent.agent.configs import VpcConfigs
+from lvagent.agent.configs import PortWishes, VpcConfigs
 from lvagent.config import Settings
 from lvagent.config_uplink import nets
 from lvagent.errors import LvagentError, SpecError
@@ -15,7 +15,7 @@ from lvagent.host import host
 from lvagent.host.wishes import WishFiles
 from lvagent.plan.uplinks import UplinkPolicy
 from lvagent.plan.wanted import Policy
-from lvagent.render import nft, uplinks
+from lvagent.render import inward, nft, uplinks
 from lvagent.render.domain import DomainOptions
 from lvagent.spec import names
 from lvagent.spec.addresses import Net
@@ -44,12 +44,18 @@ def policy(settings: Settings) -> Policy:
         uplink=UplinkMode(settings.vpc.uplink),
         metadata=settings.vpc.metadata,
         uplinks=uplink_policy(settings, local),
+        led=inward.inward,
     )
 
 
 def configs(settings: Settings) -> VpcConfigs:
     """What is wanted of VPCs, by their files."""
     return VpcConfigs(WishFiles(Path(settings.paths.vpcs), names.VPC_NAME))
+
+
+def port_wishes(settings: Settings) -> PortWishes:
+    """What is published of VMs, by their files."""
+    return PortWishes(WishFiles(Path(settings.paths.vpcs), names.VM_ID, "ports"))
 
 
 def uplink_policy(settings: Settings, local: str) -> UplinkPolicy:
@@ -73,7 +79,7 @@ def uplink_policy(settings: Settings, local: str) -> UplinkPolicy:
         own=frozenset(one.ip for one in own),
         private=ways.private_names,
         router=uplinks.router(pools, denied, asked, ipv6=ipv6),
-        tables={kind: uplinks.table(pools, denied, kind) for kind in kinds},
+        tables={kind: uplinks.table(pools, denied, kind, {one.ip for one in own}) for kind in kinds},
     )
 
 

@@ -64,6 +64,7 @@ def status(
         error=entry.error,
         observed_at=iso_time(time.time() - (time.monotonic() - entry.observed_at)),
         stale=stale_since is not None,
+        published=policy.published(entry.carried),
     )
 
 

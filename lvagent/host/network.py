@@ -17,6 +17,7 @@ from lvagent.config import Settings
 from lvagent.failpoints import point
 from lvagent.host import bridge_netfilter, kernel_filter, netns
 from lvagent.host.fabric import FabricSide
+from lvagent.host.inward import InwardSide
 from lvagent.host.links import Link
 from lvagent.host.netspace import Netspace, translated
 from lvagent.host.nft_read import Counted
@@ -30,6 +31,7 @@ from lvagent.plan.resources import (
     Fabric,
     Filter,
     Firewall,
+    Inward,
     Netns,
     Plug,
     PortFilter,
@@ -62,6 +64,7 @@ class Network:
         self._fabric = FabricSide(settings, self._here)
         self._uplinks = Uplinks(settings, self._here)
         self._router = RouterSide(settings, self._here)
+        self._inward = InwardSide(self._here, self._uplinks, self._router)
 
     def prepare(self) -> None:
         """Make the folder ready in which namespaces are named; the first time, try whether the kernel can filter.
@@ -124,8 +127,9 @@ class Network:
         """
         with translated(vpc, "read"):
             side = self._vpcs.find(vpc)
-            shared = (self._fabric.observe(), self._router.observe(), self._uplinks.observe(vpc, side))
-            found: set[Resource] = {one for one in shared if one is not None}
+            shared = (self._fabric.observe(), self._router.observe())
+            ways = (self._uplinks.observe(vpc, side), self._inward.observe(vpc, side))
+            found: set[Resource] = {one for one in (*shared, *ways) if one is not None}
             if side is None:
                 return frozenset(found | self._half_made(vpc))
             seen = side.observe()
@@ -173,6 +177,8 @@ class Network:
         point("wires.linked")
         for uplink in of(Uplink, resources):
             self._uplinks.ensure(uplink, self._vpcs.needed(uplink.vpc))
+        for led in of(Inward, resources):
+            self._inward.ensure(led, self._vpcs.needed(led.vpc))
         for plug in of(Plug, resources):
             side = self._vpcs.needed(plug.vpc)
             side.plug(plug, side.bound_mac(plug.tap), self._here())
@@ -267,7 +273,7 @@ class Network:
 
         :raise HostError: all that could not be removed.
         """
-        Removal(self._vpcs, self._fabric, self._uplinks, self._router, resources).run()
+        Removal(self._vpcs, self._fabric, self._uplinks, self._inward, self._router, resources).run()
 
     def close(self) -> None:
         """Let go of all namespaces; they stay as they are."""

@@ -1,4 +1,4 @@
-"""Taking the network of VPCs away: ports, uplinks, then what crosses to the underlay side, then subnets and namespaces.
+"""Taking the network of VPCs away: ports, what leads inwards, uplinks, then what crosses to the underlay side, then subnets and namespaces.
 
 A namespace that goes takes the taps in it along, and running VMs are left with dead NICs. So whatever a tap stands on
 stays, and the caller is told; all else goes, whatever else could not.
@@ -12,6 +12,7 @@ from typing import TypeVar
 from lvagent.errors import HostError
 from lvagent.failpoints import point
 from lvagent.host.fabric import FabricSide
+from lvagent.host.inward import InwardSide
 from lvagent.host.netspace import translated
 from lvagent.host.router import RouterSide
 from lvagent.host.uplinks import Uplinks
@@ -23,6 +24,7 @@ from lvagent.plan.resources import (
     Filter,
     Firewall,
     Group,
+    Inward,
     Netns,
     Plug,
     PortFilter,
@@ -38,7 +40,7 @@ from lvagent.render.nft import owner_of
 from lvagent.spec import names
 
 R = TypeVar("R")
-InVpc = Netns | Ruleset | Subnet | Veth | PortFilter | Firewall | Group | Extras | Plug | Uplink
+InVpc = Netns | Ruleset | Subnet | Veth | PortFilter | Firewall | Group | Extras | Plug | Uplink | Inward
 
 
 def of(kind: type[R], resources: Iterable[object]) -> list[R]:
@@ -68,12 +70,14 @@ class Removal:
         vpcs: VpcSides,
         fabric: FabricSide,
         uplinks: Uplinks,
+        inward: InwardSide,
         router: RouterSide,
         resources: Sequence[Resource],
     ) -> None:
         self._vpcs = vpcs
         self._fabric = fabric
         self._uplinks = uplinks
+        self._inward = inward
         self._router = router
         self._failures: list[HostError] = []
         self._resources = list(resources)
@@ -86,6 +90,8 @@ class Removal:
         for vpc, mine in by_vpc(self._resources).items():
             self._attempt(lambda vpc=vpc, mine=mine: self._ports(vpc, mine))  # type: ignore[misc]
         self._attempt(lambda: point("unwire.ports"))
+        for led in of(Inward, self._resources):
+            self._attempt(lambda vpc=led.vpc: self._inward.remove(vpc, self._vpcs.find(vpc)))  # type: ignore[misc]
         for one in of(Uplink, self._resources):
             self._attempt(lambda vpc=one.vpc: self._uplinks.remove(vpc, self._vpcs.find(vpc)))  # type: ignore[misc]
         for vpc, mine in by_vpc(self._resources).items():

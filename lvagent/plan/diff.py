@@ -16,6 +16,7 @@ from lvagent.plan.resources import (
     Fabric,
     Firewall,
     Group,
+    Inward,
     Metadata,
     Netns,
     Plug,
@@ -49,7 +50,9 @@ def identity(resource: Resource) -> tuple[str, ...]:
             return (kind, name)
         case Router():
             return (kind,)
-        case Netns(vpc=vpc) | Ruleset(vpc=vpc) | Dhcp(vpc=vpc) | Metadata(vpc=vpc) | Extras(vpc=vpc) | Uplink(vpc=vpc):
+        case Netns(vpc=vpc) | Ruleset(vpc=vpc) | Dhcp(vpc=vpc) | Metadata(vpc=vpc) | Extras(vpc=vpc):
+            return (kind, vpc)
+        case Uplink(vpc=vpc) | Inward(vpc=vpc):
             return (kind, vpc)
         case Firewall(vpc=vpc, vm=name) | Group(vpc=vpc, name=name):
             return (kind, vpc, name)
@@ -89,6 +92,8 @@ def describe(resource: Resource) -> str:
             return f"forwarding in root, {'IPv4 and IPv6' if ipv6 else 'IPv4'}"
         case Uplink(vpc=vpc, routes=routes):
             return f"uplink of {vpc}{', routed: ' if routes else ''}{', '.join(map(str, routes))}"
+        case Inward(vpc=vpc):
+            return f"published ports and floating addresses of {vpc}"
         case Netns(vpc=vpc):
             return f"namespace {vpc}"
         case Ruleset(vpc=vpc):

@@ -113,6 +113,21 @@ class Uplink:
 
 
 @dataclass(frozen=True, slots=True)
+class Inward:
+    """What leads from outside into a VPC: its published ports and floating addresses, in root and in its namespace.
+
+    ``digest``: of all of it, whatever addresses the uplink has. ``text``: the VPC's table. ``keys``: elements of root's
+    sets, as pairs (set, fields of the key), without the address of the uplink, to which they lead.
+    """
+
+    layer: ClassVar[int] = 7
+    vpc: str
+    digest: str
+    text: str = field(default="", compare=False, repr=False)
+    keys: tuple[tuple[str, tuple[str, ...]], ...] = field(default=(), compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class PortFilter:
     """What a VM's port may send: the elements of the VPC's filter sets that bind the tap to its addresses."""
 
@@ -260,4 +275,4 @@ class Plug:
 Filter = PortFilter | Firewall | Group | Extras
 """What the filter of a VPC holds besides its base; all of it can be changed in one transaction."""
 
-Resource = Fabric | Router | Netns | Ruleset | Bridge | Vxlan | Subnet | Veth | Uplink | Filter | Dhcp | Metadata | Plug
+Resource = Fabric | Router | Netns | Ruleset | Bridge | Vxlan | Subnet | Veth | Uplink | Inward | Filter | Dhcp | Metadata | Plug

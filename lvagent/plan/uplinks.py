@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
 
 from lvagent.errors import Conflict
-from lvagent.plan.resources import Resource, Router, Subnet, Uplink
+from lvagent.plan.resources import Inward, Resource, Router, Subnet, Uplink
 from lvagent.spec.addresses import Address, Net, within
 from lvagent.spec.vm import VmConfig
 from lvagent.spec.vpc import UplinkMode
@@ -89,9 +89,9 @@ def routable(mode: UplinkMode, subnets: Iterable[Net], policy: UplinkPolicy) -> 
 
 
 def keeping(wish: Iterable[Resource], there: Iterable[Resource]) -> frozenset[Resource]:
-    """The wish with the way out that is there, in the place of the one that it has."""
-    ways = {one for one in there if isinstance(one, Router | Uplink)}
-    return frozenset({one for one in wish if not isinstance(one, Router | Uplink)} | ways)
+    """The wish with the way out that is there and what comes in by it, in the place of what it has of these."""
+    ways = {one for one in there if isinstance(one, Router | Uplink | Inward)}
+    return frozenset({one for one in wish if not isinstance(one, Router | Uplink | Inward)} | ways)
 
 
 def _order(net: Net) -> tuple[int, int, int]:

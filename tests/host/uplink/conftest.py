@@ -9,20 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from lvagent.agent.configs import VpcConfigs
+from lvagent.agent.configs import PortWishes, VpcConfigs
 from lvagent.agent.index import Entry, Index, Phase
 from lvagent.agent.networks import Networks
 from lvagent.agent.policy import policy, uplink_policy
+from lvagent.agent.publications import Publications
 from lvagent.agent.vpcs import VpcWishes
 from lvagent.agent.wires import Dhcps
 from lvagent.config import FabricSettings, Paths, Settings
 from lvagent.config_uplink import UplinkSettings
 from lvagent.host import netns
+from lvagent.host.listeners import holder, listeners
 from lvagent.host.network import Network
 from lvagent.host.wishes import WishFiles
 from lvagent.plan import firewall, wanted
 from lvagent.spec import names
 from lvagent.spec.parse import parse_vm
+from lvagent.spec.publications import parse_publications
 from lvagent.spec.vm import VmConfig
 from lvagent.spec.vpc import UplinkMode, VpcConfig
 from tests.host.net.conftest import place as place  # the same host of its own for each test
@@ -61,9 +64,11 @@ class Site:
             self._folder / "locks",
             VpcConfigs(WishFiles(Path(self.settings.paths.vpcs), names.VPC_NAME)),
             lambda: uplink_policy(self.settings, rules.local),
+            PortWishes(WishFiles(Path(self.settings.paths.vpcs), names.VM_ID, "ports")),
         )
         self.networks.prepare()
         self.wishes = VpcWishes(self.index, self.networks, lambda: None)
+        self.published = Publications(self.index, self.networks, listeners, holder)
 
     def restart(self) -> None:
         """A new agent on what is there."""
@@ -85,6 +90,11 @@ class Site:
         self._wire(spec, guest)
         self.guests[spec.id] = guest
         return guest
+
+    def publish(self, vpc: str, number: int, *ports: dict[str, object]) -> None:
+        """Publish these ports of a VM, and no others."""
+        spec = next(one for one in self.index.members(vpc) if one.id == vm_id(vpc, number))
+        self.published.put(spec, parse_publications(list(ports)))
 
     def _wire(self, spec: VmConfig, guest: Guest) -> None:
         nic, tap = spec.networks[0], names.tap(spec.id, 0)
@@ -132,12 +142,17 @@ class Site:
         self.world.close()
 
 
+def vm_id(vpc: str, number: int) -> str:
+    """The id of a VM of a VPC."""
+    return f"i-{sum(map(ord, vpc[4:6])):05}{number:05}"
+
+
 def spec_of(vpc: str, number: int, rules: list[dict[str, object]], net: str = "10.0.0") -> VmConfig:
     """A VM with one NIC."""
     short = vpc[4:6]
     return parse_vm(
         {
-            "id": f"i-{sum(map(ord, short)):05}{number:05}",
+            "id": vm_id(vpc, number),
             "memory_mb": 64,
             "cpus": 1,
             "networks": [
