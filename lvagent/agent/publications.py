@@ -1,7 +1,7 @@
 """What is published of VMs: put, and taken back; all or nothing.
 
-The wish is settled in memory, the VPC brought to it, and then it is written down. Whoever fails on the way leaves all as
-it was; a crash before the writing leaves the old wish, which the next sweep brings back, one after it the new.
+The wish is settled in memory, the VPC brought to it, and then it is written down. Whoever fails on the way leaves all
+as it was; a crash before the writing leaves the old wish, which the next sweep brings back, one after it the new.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Publications:
         for index, one in new:
             for listener in there:
                 if listener.takes(one.proto, one.address, one.first, one.last):
-                    who = self._holder(listener.inode) or "the kernel"
+                    who = self._holder(listener.inode) or "a program (unknown)"
                     text = f"{listener.proto} port {listener.port} of the host is {who}'s, which listens on it"
                     raise Conflict(text, path=f"[{index}].host_port", other=who, hint="another port or address")
 

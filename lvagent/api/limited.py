@@ -19,6 +19,7 @@ from lvagent.errors import Conflict, HostError, LvagentError, NotFound
 from lvagent.spec import names
 from lvagent.spec.access import Caller
 from lvagent.spec.monitor import Hmp, Qmp
+from lvagent.spec.publications import Publication
 from lvagent.spec.status import (
     Action,
     FirewallView,
@@ -41,6 +42,9 @@ _NAMES = re.compile(
     r"(?<![0-9A-Za-z-])(?:i-[0-9]{10}|t[0-9]{10}-[0-9]{1,2}|(?:vpc|subnet)-[0-9a-z]{10})(?![0-9A-Za-z])"
 )
 """Ids in a text: of VMs, taps, VPCs, subnets."""
+
+PROGRAM = ")"
+"""How a conflict names a program of the host: ``name (pid 1)``; ids do not end so."""
 
 VEILED = "it contradicts something outside of the VPCs of this token"
 
@@ -235,6 +239,16 @@ class Limited:
             raise NotFound("vpc", vpc)
         self._agent.delete_vpc(vpc)
 
+    def ports(self, vm: str) -> Sequence[Publication]:
+        """What is published of a VM of his."""
+        self.vm(vm)
+        return self._agent.ports(vm)
+
+    def put_ports(self, vm: str, wish: tuple[Publication, ...]) -> Sequence[Publication]:
+        """Publish ports of a VM of his. Which program of the host has a port he is not told."""
+        self.vm(vm)
+        return self._agent.put_ports(vm, wish)
+
     def subnets(self) -> Sequence[SubnetView]:
         """The subnets of his VPCs."""
         mine = {one.spec.id for one in self.vms()}
@@ -291,7 +305,8 @@ class Limited:
         """
         if not isinstance(error, Conflict | HostError):
             return error
-        if not any(self._foreign(text) for text in (error.message, error.hint, getattr(error, "other", ""))):
+        other = str(getattr(error, "other", ""))
+        if not other.endswith(PROGRAM) and not any(map(self._foreign, (error.message, error.hint, other))):
             return error
         if isinstance(error, Conflict):
             hint = "choose another value there: what is in use elsewhere cannot be had"

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from lvagent.agent.news import News
 from lvagent.spec.monitor import Hmp, Qmp
+from lvagent.spec.publications import Publication
 from lvagent.spec.status import (
     Action,
     FirewallView,
@@ -96,6 +97,12 @@ class Agent(Protocol):
 
     def delete_vpc(self, vpc: str) -> None:
         """Forget what was wanted of a VPC: it is as the settings have it."""
+
+    def ports(self, vm: str) -> Sequence[Publication]:
+        """The ports of the host that lead to a VM."""
+
+    def put_ports(self, vm: str, wish: tuple[Publication, ...]) -> Sequence[Publication]:
+        """Have these ports of the host lead to a VM, and no others; all or nothing."""
 
     def subnets(self) -> Sequence[SubnetView]:
         """All subnets, by name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lvagent.api import events, monitor, strays, views, vpcs
+from lvagent.api import events, inward, monitor, strays, views, vpcs
 from lvagent.api.contract import TEXT, XML, Header, Name, Reply, Route, View
 from lvagent.spec.access import Role
 from lvagent.spec.status import Action
@@ -94,6 +94,21 @@ ROUTES: tuple[Route, ...] = (
     _settle("restore", "restoreVm", "Define the wish again, over what was changed by hand.", views.restore),
     _read(
         "/v1/vms/{id}/rules", "showRules", "The rules of a VM, and what they let in and out.", views.rules, "Rules", VM
+    ),
+    _read(
+        "/v1/vms/{id}/ports", "showPorts", "The ports of the host that lead to a VM.", inward.show_ports, "PortList", VM
+    ),
+    Route(
+        "PUT",
+        "/v1/vms/{id}/ports",
+        "putPorts",
+        Role.ADMIN,
+        "Have these ports of the host lead to a VM, and no others; all or nothing. They go with the VM.",
+        inward.put_ports,
+        (Reply(200, "It is so.", "PortList"),),
+        (404, 409, 413, 415),
+        names=(VM,),
+        body="PortsSpec",
     ),
     _read(
         "/v1/vms/{id}/timeline",

@@ -1,7 +1,7 @@
 """Who listens on this host: the sockets of /proc/net/tcp, tcp6, udp, udp6 that take what comes, and whose they are.
 
-A UDP socket takes what comes unless it is connected to one peer. ``::`` takes IPv4 too, unless its owner said otherwise,
-which these files do not tell: such a one is told for both (proc_net_tcp.rst, ipv6(7) on IPV6_V6ONLY).
+A UDP socket takes what comes unless it is connected to one peer. ``::`` takes IPv4 too, unless its owner said
+otherwise, which these files do not tell: such a one is told for both (proc_net_tcp.rst, ipv6(7) on IPV6_V6ONLY).
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from pathlib import Path
 from lvagent.spec.addresses import Address
 
 _LISTEN, _UNCONNECTED = "0A", "07"
-_FILES = (("tcp", "tcp", _LISTEN), ("tcp6", "tcp", _LISTEN), ("udp", "udp", _UNCONNECTED), ("udp6", "udp", _UNCONNECTED))
+_FILES = (
+    ("tcp", "tcp", _LISTEN),
+    ("tcp6", "tcp", _LISTEN),
+    ("udp", "udp", _UNCONNECTED),
+    ("udp6", "udp", _UNCONNECTED),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Taking the network of VPCs away: ports, what leads inwards, uplinks, then what crosses to the underlay side, then subnets and namespaces.
+"""Taking the network of VPCs away: ports, ways in and out, what crosses to the underlay side, subnets, namespaces.
 
 A namespace that goes takes the taps in it along, and running VMs are left with dead NICs. So whatever a tap stands on
 stays, and the caller is told; all else goes, whatever else could not.

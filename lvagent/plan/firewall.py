@@ -25,9 +25,7 @@ Implied = Mapping[str, Sequence[NetRule]]
 """Rules of each VM beside those of its spec."""
 
 
-def filters(
-    vpc: str, members: Iterable[VmConfig], implied: Implied = MappingProxyType({})
-) -> frozenset[Filter]:
+def filters(vpc: str, members: Iterable[VmConfig], implied: Implied = MappingProxyType({})) -> frozenset[Filter]:
     """The firewalls of these members, the groups that their rules name, and the extra addresses."""
     there = [vm for vm in members if vpc in vm.vpcs]
     walls = {firewall(vpc, vm, implied.get(vm.id, ())) for vm in there}

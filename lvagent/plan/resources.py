@@ -275,4 +275,19 @@ class Plug:
 Filter = PortFilter | Firewall | Group | Extras
 """What the filter of a VPC holds besides its base; all of it can be changed in one transaction."""
 
-Resource = Fabric | Router | Netns | Ruleset | Bridge | Vxlan | Subnet | Veth | Uplink | Inward | Filter | Dhcp | Metadata | Plug
+Resource = (
+    Fabric
+    | Router
+    | Netns
+    | Ruleset
+    | Bridge
+    | Vxlan
+    | Subnet
+    | Veth
+    | Uplink
+    | Inward
+    | Filter
+    | Dhcp
+    | Metadata
+    | Plug
+)

@@ -14,6 +14,7 @@ from lvagent.config import FilterSettings
 from lvagent.errors import SpecError
 from lvagent.plan import firewall, inward, uplinks
 from lvagent.plan.diff import identity
+from lvagent.plan.inward import Opening
 from lvagent.plan.resources import (
     Bridge,
     Dhcp,
@@ -34,7 +35,6 @@ from lvagent.plan.resources import (
     Veth,
     Vxlan,
 )
-from lvagent.plan.inward import Opening
 from lvagent.plan.uplinks import UplinkPolicy
 from lvagent.spec import names
 from lvagent.spec.addresses import Net

@@ -151,7 +151,9 @@ def _publication(document: object, path: str) -> Publication:
         raise SpecError(f"{path}.port_end", text, f"{port + last - first}, or leave it out")
     if port != first and last - first >= MAX_MOVED:
         hint = f"at most {MAX_MOVED}; a range that keeps its numbers may be of any length"
-        raise SpecError(f"{path}.host_port_end", f"{last - first + 1} ports are too many to be given other numbers", hint)
+        raise SpecError(
+            f"{path}.host_port_end", f"{last - first + 1} ports are too many to be given other numbers", hint
+        )
     address = _host_address(model.host_address or "", f"{path}.host_address")
     sources = _sources(model.sources or [], f"{path}.sources")
     _check_families(address, sources, path)

@@ -225,7 +225,8 @@ class RuleView:
 
 @dataclass(frozen=True, slots=True)
 class FirewallView:
-    """The rules of a VM in the order of its spec, then those that are implied; and what no rule allowed, as pairs (packets, bytes)."""
+    """The rules of a VM in the order of its spec, then those that are implied; and what no rule allowed, as pairs
+    (packets, bytes)."""
 
     vm: str
     rules: tuple[RuleView, ...]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
+from lvagent.agent import networks, publications, undo
 from lvagent.errors import Conflict, HostError, SpecError
 from lvagent.failpoints import POINTS
+from lvagent.host import inward
+from lvagent.plan import wanted
 from lvagent.plan.resources import Inward
-from lvagent.spec.vpc import VpcConfig, UplinkMode
-from tests.host.uplink.conftest import A, ANYTHING, B, NAT, Site, vm_id
+from lvagent.spec.vpc import UplinkMode, VpcConfig
+from tests.host.uplink.conftest import ANYTHING, NAT, A, B, Site, vm_id
 from tests.host.uplink.world import HOST, HOST6, LAN, PEER, WEB, WEB6, Guest
 
 SHORT = 0.7
@@ -22,14 +24,14 @@ SHORT = 0.7
 
 
 @pytest.fixture
-def pair(site: Site) -> Iterator[Site]:
+def pair(site: Site) -> Site:
     """Two VPCs with equal addresses and a way out; in each a guest that serves port 80."""
     for vpc in (A, B):
         site.wishes.put(vpc, NAT)
         guest = site.guest(vpc, 5)
         site.world.serve(guest.name, "10.0.0.5", 80)
         site.world.serve(guest.name, "fd00:a::5", 80)
-    yield site
+    return site
 
 
 def machine(site: Site, name: str) -> Guest:
@@ -144,14 +146,16 @@ def _heard(asker: socket.socket, server: socket.socket) -> bool:
 def test_live_flows_are_cut_when_it_is_taken_away(pair: Site) -> None:
     """Also those of which the VM's own rules would let every packet pass, and those of the host itself."""
     vm = vm_id(A, 5)
-    pair.publish(A, 5, {"host_port": 8081, "port": 81}, {"host_port": 8082, "port": 82}, {"host_port": 8083, "port": 83})
+    pair.publish(
+        A, 5, {"host_port": 8081, "port": 81}, {"host_port": 8082, "port": 82}, {"host_port": 8083, "port": 83}
+    )
     rest = [{"host_port": 8083, "port": 83}]
     with (
         flow(pair, "web", HOST, 8081, vm, 81) as gone,
         flow(pair, "host", HOST, 8082, vm, 82) as own,
         flow(pair, "web", HOST, 8083, vm, 83) as stays,
     ):
-        assert gone() and own() and stays()
+        assert all(one() for one in (gone, own, stays))
         pair.publish(A, 5, *rest)
         assert not gone()
         assert not own()
@@ -206,9 +210,9 @@ def test_conflicts_say_who(pair: Site) -> None:
 
 def whole(site: Site, vpc: str) -> bool:
     """Whether what leads into a VPC is there as it is wanted; or nothing, if nothing is."""
-    from lvagent.plan import wanted
-
-    wish = {one for one in wanted.network(vpc, site.index.members(vpc), site.networks.policy) if isinstance(one, Inward)}
+    wish = {
+        one for one in wanted.network(vpc, site.index.members(vpc), site.networks.policy) if isinstance(one, Inward)
+    }
     return {one for one in site.network.observe(vpc) if isinstance(one, Inward)} == wish
 
 
@@ -280,11 +284,6 @@ class Killed(BaseException):
 @contextmanager
 def breaking(monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException) -> Iterator[None]:
     """At this point this is raised, once."""
-    import lvagent.agent.networks
-    import lvagent.agent.publications
-    import lvagent.agent.undo
-    import lvagent.host.inward
-
     met: list[str] = []
 
     def point(name: str) -> None:
@@ -296,12 +295,9 @@ def breaking(monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException) -
         return None
 
     with monkeypatch.context() as patch:
-        for module in (lvagent.agent.networks, lvagent.agent.publications, lvagent.host.inward):
+        for module in (networks, publications, inward):
             patch.setattr(module, "point", point)
         if isinstance(error, Killed):
-            patch.setattr(lvagent.agent.undo.Undo, "__exit__", nothing)
+            patch.setattr(undo.Undo, "__exit__", nothing)
         yield
     assert met
-
-
-_ = time

@@ -13,6 +13,7 @@ from lvagent.errors import Conflict, MonitorError, NotFound, Unavailable
 from lvagent.plan.firewall import directed
 from lvagent.spec import names
 from lvagent.spec.monitor import Hmp, Qmp
+from lvagent.spec.publications import Publication, implied
 from lvagent.spec.status import (
     Action,
     Drift,
@@ -209,7 +210,8 @@ class FakeAgent:
     def rules(self, vm: str) -> FirewallView:
         spec = self.vm(vm).spec
         seen = tuple(RuleView(directed(rule, spec), 3, 180, "2026-01-01T00:00:00.000+00:00") for rule in spec.rules)
-        return FirewallView(vm, seen, (7, 420), (0, 0))
+        more = tuple(RuleView(rule, 0, 0, None, implied=True) for rule in implied(self.vm(vm).published, {4, 6}))
+        return FirewallView(vm, (*seen, *more), (7, 420), (0, 0))
 
     def domain_xml(self, vm: str) -> str:
         return f"<domain><name>{self.vm(vm).spec.id}</name></domain>"
@@ -273,6 +275,21 @@ class FakeAgent:
             if view.name == name:
                 return view
         raise NotFound("vpc", name)
+
+    def ports(self, vm: str) -> Sequence[Publication]:
+        return self.vm(vm).published
+
+    def put_ports(self, vm: str, wish: tuple[Publication, ...]) -> Sequence[Publication]:
+        self.vm(vm)
+        self._enter("put_ports", vm)
+        for one in wish:
+            for other in self.vms():
+                if other.spec.id != vm and any(one.meets(taken) for taken in other.published):
+                    raise Conflict(f"{one} leads to {other.spec.id}", path="[0].host_port", other=other.spec.id)
+            if one.first == 22:
+                raise Conflict("tcp port 22 of the host is sshd (pid 7)'s", path="[0].host_port", other="sshd (pid 7)")
+        self._vms[vm] = dataclasses.replace(self._vms[vm], published=wish)
+        return wish
 
     def subnets(self) -> Sequence[SubnetView]:
         found: dict[str, SubnetView] = {}
