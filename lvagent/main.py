@@ -24,7 +24,7 @@ from lvagent.agent.core import Agent, Parts
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
 from lvagent.agent.news import News
-from lvagent.agent.policy import configs, domain_options, locks_folder, policy, port_wishes, uplink_policy
+from lvagent.agent.policy import configs, domain_options, float_wishes, locks_folder, policy, port_wishes, uplink_policy
 from lvagent.agent.tidings import Reporter
 from lvagent.agent.timeline import Timeline
 from lvagent.api.app import create_app
@@ -74,6 +74,7 @@ def build(settings: Settings) -> Agent:
         configs(settings),
         lambda: uplink_policy(settings, rules.local),
         port_wishes(settings),
+        float_wishes(settings),
     )
     return Agent(
         Parts(

@@ -1,4 +1,4 @@
-"""The wishes that stand in files, in memory as they stand there: of VPCs, and what is published of VMs.
+"""The wishes that stand in files, in memory as they stand there: of VPCs, and what leads to VMs.
 
 Read once at the start; every change goes through here. A file that cannot be read is no wish that could be obeyed: its
 VPC keeps the way out that it has, and is told of, until the file is mended or the wish is put again.
@@ -12,7 +12,14 @@ from collections.abc import Callable, Mapping
 from typing import Generic, Protocol, TypeVar
 
 from lvagent.errors import LvagentError
-from lvagent.spec.publications import Publication, dump_publications, parse_publications
+from lvagent.spec.publications import (
+    Floating,
+    Publication,
+    dump_floating,
+    dump_publications,
+    parse_floating,
+    parse_publications,
+)
 from lvagent.spec.vpc import VpcConfig, dump_vpc, parse_vpc
 
 log = logging.getLogger(__name__)
@@ -121,3 +128,18 @@ class PortWishes(Wishes[tuple[Publication, ...]]):
 
 def _parse_ports(document: object) -> tuple[Publication, ...]:
     return parse_publications(document.get("ports") if isinstance(document, dict) else None)
+
+
+class FloatWishes(Wishes[Floating]):
+    """Where floating addresses are led, by address.
+
+    :param kept: None: in memory alone.
+    """
+
+    def __init__(self, kept: Kept | None = None) -> None:
+        super().__init__(kept, _parse_float, lambda wish: {"address": wish.address, **dump_floating(wish)})
+
+
+def _parse_float(document: object) -> Floating:
+    found = dict(document) if isinstance(document, dict) else {}
+    return parse_floating(str(found.pop("address", "")), found)

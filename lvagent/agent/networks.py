@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lvagent.agent.configs import PortWishes, VpcConfigs
+from lvagent.agent.configs import FloatWishes, PortWishes, VpcConfigs
 from lvagent.agent.counters import Counters
 from lvagent.agent.index import Index
 from lvagent.agent.leftovers import Leftovers
@@ -46,6 +46,7 @@ class Networks:
         configs: VpcConfigs | None = None,
         uplinks: Callable[[], UplinkPolicy | None] | None = None,
         ports: PortWishes | None = None,
+        floating: FloatWishes | None = None,
     ) -> None:
         self._index = index
         self._wires = wires
@@ -55,6 +56,7 @@ class Networks:
         self._uplinks = uplinks
         self.configs = configs or VpcConfigs()
         self.ports = ports or PortWishes()
+        self.floating = floating or FloatWishes()
         self.locks = VpcLocks(locks)
         self.counters = Counters(wires.counted)
         self.leftovers = Leftovers(index, wires, dhcp, metadata, lambda: self.policy)
@@ -62,20 +64,29 @@ class Networks:
     @property
     def policy(self) -> Policy:
         """What the wanted resources depend on, as it is wanted now."""
-        return dataclasses.replace(self._policy, vpcs=self.configs.all(), ports=self.ports.all())
+        return dataclasses.replace(
+            self._policy, vpcs=self.configs.all(), ports=self.ports.all(), floating=self.floating.all()
+        )
 
     def policy_with(self, vpc: str, config: VpcConfig) -> Policy:
         """The policy if this were wanted of a VPC."""
         return dataclasses.replace(self.policy, vpcs={**self.configs.all(), vpc: config})
 
     def unpublish(self, vm: str) -> None:
-        """Forget what is published of a VM; whoever converges its VPC takes it away.
+        """Forget what leads to a VM from outside; whoever converges its VPC takes it away.
 
         :raise HostError: it could not be forgotten.
         """
         if self.ports.get(vm) is not None or vm in self.ports.broken():
             self.ports.set(vm, None)
             self.ports.keep(vm)
+        for address in [one.address for one in self.floating.all().values() if one.vm == vm]:
+            self.floating.set(address, None)
+            self.floating.keep(address)
+
+    def probe(self, link: str, address: str) -> str:
+        """The MAC that answers for an address on a link of the host; '' if none does."""
+        return self._wires.probe(link, address)
 
     def transits(self) -> Mapping[str, Transit]:
         """The addresses of the uplinks that are there, by VPC."""
@@ -87,7 +98,19 @@ class Networks:
         for vm, why in self.ports.broken().items():
             for vpc in self._index.vpcs_of(vm):
                 found.setdefault(vpc, []).append(f"nothing of {vm} is published: {why}")
+        for vm, why in self._loose_floats():
+            for vpc in self._index.vpcs_of(vm):
+                found.setdefault(vpc, []).append(why)
         return {**{vpc: tuple(texts) for vpc, texts in found.items()}, "": self._wires.trouble()}
+
+    def _loose_floats(self) -> Iterator[tuple[str, str]]:
+        """The floating addresses whose link is not there, by VM."""
+        ways = self._policy.uplinks
+        for one in self.floating.all().values():
+            link = one.interface or (ways.ways.get(one.version, "") if ways else "")
+            if ways is not None and link not in ways.links:
+                text = f"there is no link {link}" if link else "there is no default route"
+                yield one.vm, f"nobody outside finds the floating address {one.address}: {text}"
 
     def prepare(self) -> None:
         """Have ready what the first VPC would else have to wait for, and look how uplinks are on this host by now."""
@@ -177,7 +200,8 @@ class Networks:
         with self.locks.fabric(alone=False):
             if self._wires.mend_router(ways.router):
                 log.warning("the root namespace: somebody changed what uplinks need there; it is as it was")
-        for vpc in sorted({vpc for vm in self.ports.all() for vpc in self._index.vpcs_of(vm)}):
+        led = {*self.ports.all(), *(one.vm for one in self.floating.all().values())}
+        for vpc in sorted({vpc for vm in led for vpc in self._index.vpcs_of(vm)}):
             self.wire(vpc)  # what leads into it is there too
 
     def heal_fabric(self) -> None:

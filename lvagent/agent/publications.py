@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
+from lvagent.agent import floating
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
 from lvagent.agent.undo import Undo
@@ -108,6 +109,9 @@ def check_spec(spec: VmConfig, index: Index, policy: Policy) -> None:
     wish = policy.ports.get(spec.id, ())
     try:
         check(spec, wish, index, policy)
+        for one in policy.floating.values():
+            if one.vm == spec.id:
+                floating.check(one, spec, index, policy)
     except Conflict as error:
         hint = f"change what is published of it first: PUT /v1/vms/{spec.id}/ports"
         raise Conflict(f"it is published: {error.message}", path="networks[0]", other=error.other, hint=hint) from error
@@ -121,10 +125,16 @@ def check_vpc(vpc: str, index: Index, policy: Policy) -> None:
     """
     if policy.mode(vpc) is not UplinkMode.NONE:
         return
-    there = [one.id for one in index.members(vpc) if policy.ports.get(one.id) and _first(one) == vpc]
+    mine = [one.id for one in index.members(vpc) if _first(one) == vpc]
+    there = [vm for vm in mine if policy.ports.get(vm)]
     if there:
         hint = f"take away what is published first: PUT /v1/vms/{there[0]}/ports with []"
         raise Conflict(f"ports of {', '.join(there)} are published", path="uplink", other=there[0], hint=hint)
+    floats = [one for one in policy.floating.values() if one.vm in mine]
+    if floats:
+        text = f"floating addresses are led to it: {', '.join(one.address for one in floats)}"
+        hint = f"take them away first: DELETE /v1/floating/{floats[0].address}"
+        raise Conflict(text, path="uplink", other=floats[0].vm, hint=hint)
 
 
 def _first(spec: VmConfig) -> str:

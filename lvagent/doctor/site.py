@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from lvagent.agent.policy import configs, policy, port_wishes
+from lvagent.agent.policy import configs, float_wishes, policy, port_wishes
 from lvagent.agent.vms import ABSENT, ABSENT_WITH_VOLUMES
 from lvagent.config import Settings
 from lvagent.doctor.fsck import Domain, Site, VpcFacts
@@ -54,7 +54,10 @@ class Reader:
         fabric = self._settings.fabric.netns
         return Site(
             policy=dataclasses.replace(
-                policy(self._settings), vpcs=configs(self._settings).all(), ports=port_wishes(self._settings).all()
+                policy(self._settings),
+                vpcs=configs(self._settings).all(),
+                ports=port_wishes(self._settings).all(),
+                floating=float_wishes(self._settings).all(),
             ),
             domains=domains,
             vpcs={vpc: self._vpc(vpc) for vpc in sorted(vpcs)},

@@ -14,6 +14,7 @@ from lvagent.failpoints import point
 from lvagent.host.fabric import FabricSide
 from lvagent.host.inward import InwardSide
 from lvagent.host.netspace import translated
+from lvagent.host.proxies import ProxySide
 from lvagent.host.router import RouterSide
 from lvagent.host.uplinks import Uplinks
 from lvagent.host.vpcs import VpcSides
@@ -28,6 +29,7 @@ from lvagent.plan.resources import (
     Netns,
     Plug,
     PortFilter,
+    Proxy,
     Resource,
     Router,
     Ruleset,
@@ -40,7 +42,7 @@ from lvagent.render.nft import owner_of
 from lvagent.spec import names
 
 R = TypeVar("R")
-InVpc = Netns | Ruleset | Subnet | Veth | PortFilter | Firewall | Group | Extras | Plug | Uplink | Inward
+InVpc = Netns | Ruleset | Subnet | Veth | PortFilter | Firewall | Group | Extras | Plug | Uplink | Inward | Proxy
 
 
 def of(kind: type[R], resources: Iterable[object]) -> list[R]:
@@ -71,6 +73,7 @@ class Removal:
         fabric: FabricSide,
         uplinks: Uplinks,
         inward: InwardSide,
+        proxies: ProxySide,
         router: RouterSide,
         resources: Sequence[Resource],
     ) -> None:
@@ -78,6 +81,7 @@ class Removal:
         self._fabric = fabric
         self._uplinks = uplinks
         self._inward = inward
+        self._proxies = proxies
         self._router = router
         self._failures: list[HostError] = []
         self._resources = list(resources)
@@ -90,6 +94,8 @@ class Removal:
         for vpc, mine in by_vpc(self._resources).items():
             self._attempt(lambda vpc=vpc, mine=mine: self._ports(vpc, mine))  # type: ignore[misc]
         self._attempt(lambda: point("unwire.ports"))
+        if of(Proxy, self._resources):
+            self._attempt(lambda: self._proxies.remove(of(Proxy, self._resources)))
         for led in of(Inward, self._resources):
             self._attempt(lambda vpc=led.vpc: self._inward.remove(vpc, self._vpcs.find(vpc)))  # type: ignore[misc]
         for one in of(Uplink, self._resources):
@@ -116,6 +122,7 @@ class Removal:
     def _forget_router(self) -> None:
         """What root has for uplinks goes with the last of them."""
         if not self._uplinks.vpcs():
+            self._proxies.clear()
             self._router.remove()
 
     def _ports(self, vpc: str, mine: Sequence[InVpc]) -> None:

@@ -21,6 +21,7 @@ from lvagent.plan.resources import (
     Netns,
     Plug,
     PortFilter,
+    Proxy,
     Resource,
     Router,
     Ruleset,
@@ -56,6 +57,8 @@ def identity(resource: Resource) -> tuple[str, ...]:
             return (kind, vpc)
         case Firewall(vpc=vpc, vm=name) | Group(vpc=vpc, name=name):
             return (kind, vpc, name)
+        case Proxy(vpc=vpc, address=address):
+            return (kind, vpc, address)
         case Bridge(vni=vni) | Vxlan(vni=vni):
             return (kind, str(vni))
         case Subnet(vpc=vpc, name=name) | Veth(vpc=vpc, subnet=name):
@@ -94,6 +97,8 @@ def describe(resource: Resource) -> str:
             return f"uplink of {vpc}{', routed: ' if routes else ''}{', '.join(map(str, routes))}"
         case Inward(vpc=vpc):
             return f"published ports and floating addresses of {vpc}"
+        case Proxy(vpc=vpc, address=address, link=link):
+            return f"floating address {address} of {vpc} on {link}"
         case Netns(vpc=vpc):
             return f"namespace {vpc}"
         case Ruleset(vpc=vpc):

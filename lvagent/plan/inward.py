@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from lvagent.errors import Conflict, SpecError
-from lvagent.plan.resources import Inward, Resource
+from lvagent.plan.resources import Inward, Proxy, Resource
 from lvagent.plan.uplinks import UplinkPolicy
-from lvagent.spec.publications import Publication, implied
+from lvagent.spec.addresses import Address, Net
+from lvagent.spec.publications import Floating, Publication, implied
 from lvagent.spec.vm import NetRule, Network, VmConfig
 from lvagent.spec.vpc import UplinkMode
 
@@ -62,6 +63,47 @@ def openings(vpc: str, members: Iterable[VmConfig], ports: Ports, policy: Uplink
     return tuple(sorted(found, key=lambda one: (str(one.publication), str(one.ipv4), str(one.ipv6))))
 
 
+@dataclass(frozen=True, slots=True)
+class Float:
+    """A floating address as it stands: with the address of the VM to which it is led. ``link``: '': that as set."""
+
+    address: str
+    to: str
+    link: str
+
+    @property
+    def version(self) -> int:
+        """Its IP version."""
+        return ip_address(self.address).version
+
+
+def floats(
+    vpc: str, members: Iterable[VmConfig], floating: Mapping[str, Floating], policy: UplinkPolicy
+) -> tuple[Float, ...]:
+    """The floating addresses that are led into a VPC, in order."""
+    there = {vm.id: vm for vm in members if _led(vm, vpc)}
+    found = [
+        Float(one.address, to, one.interface or policy.ways.get(one.version, ""))
+        for one in floating.values()
+        if one.vm in there and (to := _reached(there[one.vm], one.version, policy))
+    ]
+    return tuple(sorted(found, key=lambda one: (one.version, int(ip_address(one.address)))))
+
+
+def _reached(vm: VmConfig, version: int, policy: UplinkPolicy) -> str | None:
+    """The address of a VM to which an address of an IP version can be led."""
+    if version not in versions(vm, policy):
+        return None
+    nic = vm.networks[0]
+    address = nic.ipv4 if version == 4 else nic.ipv6
+    return None if address is None else str(address.ip)
+
+
+def proxies(vpc: str, found: Iterable[Float], policy: UplinkPolicy) -> set[Resource]:
+    """Where root answers for floating addresses: on links that are there."""
+    return {Proxy(vpc, one.address, one.link) for one in found if one.link in policy.links}
+
+
 def _led(vm: VmConfig, vpc: str) -> bool:
     nic = target(vm)
     return nic is not None and nic.netname == vpc
@@ -84,7 +126,8 @@ def rules(vm: VmConfig, vpc: str, ports: Ports, policy: UplinkPolicy) -> tuple[N
 def keeping(wish: Iterable[Resource], there: Iterable[Resource]) -> frozenset[Resource]:
     """The wish of one who does not know all members: what leads into the VPC stays as it is, if there is anything."""
     kept = {one for one in there if isinstance(one, Inward)}
-    return frozenset({one for one in wish if not (kept and isinstance(one, Inward))} | kept)
+    proxied = {one for one in there if isinstance(one, Proxy)}
+    return frozenset({one for one in wish if not (kept and isinstance(one, Inward))} | kept | proxied)
 
 
 # who stands in whose way
@@ -142,3 +185,52 @@ def _check_other(one: Publication, vm: VmConfig, other: VmConfig, theirs: Iterab
             where = "" if one.meets(taken) else f"; in {near.netname if near else ''} a port leads to one VM"
             hint = "another port of the host"
             raise Conflict(f"{taken} leads to {other.id}{where}", path=path, other=other.id, hint=hint)
+
+
+def check_floating(
+    one: Floating, vm: VmConfig, members: Iterable[VmConfig], mode: UplinkMode, policy: UplinkPolicy | None
+) -> None:
+    """Refuse a floating address that cannot be.
+
+    :param members: of the VPC of the VM's first NIC.
+    :param mode: the way out of that VPC.
+    :raise SpecError: it is not of the link's network, or of an IP version that the VM does not have.
+    :raise Conflict: the VPC has no way out; the link is not there; the address is the host's, or the VPC's.
+    """
+    nic, address = target(vm), ip_address(one.address)
+    if nic is None:
+        raise Conflict(f"{vm.id} has no NIC", other=vm.id, hint="what is led to it comes to its first NIC")
+    if policy is None or mode is UplinkMode.NONE:
+        hint = f"give it one: PUT /v1/vpcs/{nic.netname} with uplink nat or routed"
+        raise Conflict(f"{nic.netname} has no uplink", other=nic.netname, hint=hint)
+    if address.version not in versions(vm, policy):
+        hint = "give the VM an address of that version, and the host uplink.ipv6"
+        raise SpecError("vm", f"{vm.id} cannot be reached by IPv{address.version}", hint)
+    if address in policy.own:
+        raise Conflict(f"{address} is an address of this host itself", path="address", hint="another of its network")
+    for other in members:
+        for own in (each for near in other.networks if near.netname == nic.netname for each in (near.ipv4, near.ipv6)):
+            if own is not None and own.version == address.version and address in own.network:
+                hint = "another address, or another prefix in the VPC"
+                raise Conflict(f"{address} is in {own.network} of {nic.netname}", path="address", hint=hint)
+    _check_link(one, policy)
+
+
+def _check_link(one: Floating, policy: UplinkPolicy) -> None:
+    address, link = ip_address(one.address), one.interface or policy.ways.get(one.version, "")
+    if not link:
+        hint = "name the interface, or set uplink.interface"
+        raise Conflict(f"this host has no default route of IPv{one.version}", path="interface", hint=hint)
+    if link not in policy.links:
+        raise Conflict(f"this host has no link {link}", path="interface", other=link, hint="ip link shows them")
+    nets = [own.network for own in policy.links[link] if own.version == address.version and not own.is_link_local]
+    if not any(address in net and _is_host(address, net) for net in nets):
+        hint = f"an address of a host in {', '.join(map(str, nets)) or 'a network of IPv' + str(one.version)}"
+        raise SpecError("address", f"{address} is not of the network of {link}", hint)
+
+
+def _is_host(address: Address, net: Net) -> bool:
+    """Whether an address in a net is a host's."""
+    if net.prefixlen >= net.max_prefixlen - 1:
+        return True
+    return address != net.network_address and (net.version == 6 or address != net.broadcast_address)

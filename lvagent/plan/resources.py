@@ -128,6 +128,16 @@ class Inward:
 
 
 @dataclass(frozen=True, slots=True)
+class Proxy:
+    """Root answers for a floating address of a VPC on a link of the host, '' where it does not as it should."""
+
+    layer: ClassVar[int] = 8
+    vpc: str
+    address: str
+    link: str
+
+
+@dataclass(frozen=True, slots=True)
 class PortFilter:
     """What a VM's port may send: the elements of the VPC's filter sets that bind the tap to its addresses."""
 
@@ -286,6 +296,7 @@ Resource = (
     | Veth
     | Uplink
     | Inward
+    | Proxy
     | Filter
     | Dhcp
     | Metadata

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_network
 
 from lvagent.config import FilterSettings
 from lvagent.errors import SpecError
 from lvagent.plan import firewall, inward, uplinks
 from lvagent.plan.diff import identity
-from lvagent.plan.inward import Opening
+from lvagent.plan.inward import Float, Opening
 from lvagent.plan.resources import (
     Bridge,
     Dhcp,
@@ -38,7 +38,7 @@ from lvagent.plan.resources import (
 from lvagent.plan.uplinks import UplinkPolicy
 from lvagent.spec import names
 from lvagent.spec.addresses import Net
-from lvagent.spec.publications import Publication
+from lvagent.spec.publications import Floating, Publication
 from lvagent.spec.vm import NetRule, Network, VmConfig
 from lvagent.spec.vpc import DEFAULT, UplinkMode, VpcConfig
 
@@ -47,7 +47,7 @@ VXLAN_OVERHEAD_V4 = 50
 VXLAN_OVERHEAD_V6 = 70
 
 
-Led = Callable[[str, Sequence[Opening], Sequence[Net]], Inward]
+Led = Callable[[str, Sequence[Opening], Sequence[Float], Sequence[Net]], Inward]
 """Makes texts of what leads into a VPC (``render.inward.inward``)."""
 
 
@@ -58,7 +58,8 @@ class Policy:
     ``fabric``: namespace of the underlay side ('' is root). ``underlay_mtu`` in bytes. ``local``: address of the VTEP,
     '' if there is none. ``ruleset``: digest of the base of a VPC's filter; ``limits``: what it lets one guest take.
     ``uplink``, ``metadata``: of a VPC that says nothing of it. ``uplinks``: how uplinks are here; None: there are none.
-    ``vpcs``: what is wanted of each VPC; ``ports``: what is published of each VM, and ``led`` how.
+    ``vpcs``: what is wanted of each VPC; ``ports``: what is published of each VM; ``floating``: the floating
+    addresses; ``led``: how these lead there.
     """
 
     fabric: str
@@ -75,6 +76,7 @@ class Policy:
     vpcs: Mapping[str, VpcConfig] = field(default_factory=dict)
     ports: inward.Ports = field(default_factory=dict)
     led: Led | None = None
+    floating: Mapping[str, Floating] = field(default_factory=dict)
 
     def config(self, vpc: str) -> VpcConfig:
         """What is wanted of a VPC, whoever said it; of its members only ``mtu`` may be None."""
@@ -136,6 +138,7 @@ def network(vpc: str, members: Iterable[VmConfig], policy: Policy) -> frozenset[
 
     Empty when no member has a NIC in it.
     """
+    members = list(members)
     nics = [(vm, nic) for vm in members for nic in vm.networks if nic.netname == vpc]
     if not nics:
         return frozenset()
@@ -144,7 +147,9 @@ def network(vpc: str, members: Iterable[VmConfig], policy: Policy) -> frozenset[
         found |= _segment(vpc, [nic for _, nic in nics if nic.subnetname == name], policy)
     if policy.uplinks is not None:
         prefixes = uplinks.prefixes(one for one in found if isinstance(one, Subnet))
-        found |= uplinks.uplink(vpc, policy.mode(vpc), prefixes, policy.uplinks)
+        floats = inward.floats(vpc, members, policy.floating, policy.uplinks)
+        nets = [ip_network(one.address) for one in floats]
+        found |= uplinks.uplink(vpc, policy.mode(vpc), prefixes, policy.uplinks, nets)
     there = [vm for vm, _ in nics]
     implied = {vm.id: policy.implied(vm, vpc) for vm in there}
     found |= _inward(vpc, {vm.id: vm for vm in there}.values(), policy)
@@ -154,8 +159,12 @@ def network(vpc: str, members: Iterable[VmConfig], policy: Policy) -> frozenset[
 def _inward(vpc: str, members: Iterable[VmConfig], policy: Policy) -> set[Resource]:
     if policy.uplinks is None or policy.led is None or policy.mode(vpc) is UplinkMode.NONE:
         return set()
-    found = inward.openings(vpc, members, policy.ports, policy.uplinks)
-    return {policy.led(vpc, found, policy.uplinks.pools)} if found else set()
+    there = list(members)
+    found = inward.openings(vpc, there, policy.ports, policy.uplinks)
+    floats = inward.floats(vpc, there, policy.floating, policy.uplinks)
+    if not found and not floats:
+        return set()
+    return {policy.led(vpc, found, floats, policy.uplinks.pools), *inward.proxies(vpc, floats, policy.uplinks)}
 
 
 def crossed(members: Iterable[VmConfig], policy: Policy) -> frozenset[tuple[str, ...]]:

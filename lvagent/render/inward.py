@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv6Address, ip_address
 
-from lvagent.plan.inward import Opening
+from lvagent.plan.inward import Float, Opening
 from lvagent.plan.resources import Inward
 from lvagent.render import render
 from lvagent.spec import names
@@ -39,12 +39,12 @@ _ANY = {4: "0.0.0.0-255.255.255.255", 6: f"::-{IPv6Address((1 << 128) - 1)}"}
 Keys = tuple[tuple[str, tuple[str, ...]], ...]
 
 
-def inward(vpc: str, openings: Sequence[Opening], pools: Sequence[Net]) -> Inward:
+def inward(vpc: str, openings: Sequence[Opening], floats: Sequence[Float], pools: Sequence[Net]) -> Inward:
     """What leads into a VPC.
 
     :param pools: the nets of which uplinks have their addresses.
     """
-    families = [_family(version, openings, pools) for version in (4, 6)]
+    families = [_family(version, openings, floats, pools) for version in (4, 6)]
     blank = render("inward.nft.j2", digest="", families=families)
     digest = hashlib.blake2b(blank.encode(), digest_size=8).hexdigest()
     keys = tuple(sorted(set(_keys(openings))))
@@ -58,7 +58,9 @@ def digest_of(table: str, keys: Iterable[tuple[str, tuple[str, ...]]]) -> str:
     return f"{table}{hashlib.blake2b(told, digest_size=8).hexdigest()}"
 
 
-def _family(version: int, openings: Iterable[Opening], pools: Iterable[Net]) -> dict[str, object]:
+def _family(
+    version: int, openings: Iterable[Opening], floats: Iterable[Float], pools: Iterable[Net]
+) -> dict[str, object]:
     found = [(one.publication, address) for one in openings if (address := one.address(version))]
     kept = [(number, _span(first, last), to) for number, to, first, last in _kept(found)]
     moved = [
@@ -69,8 +71,13 @@ def _family(version: int, openings: Iterable[Opening], pools: Iterable[Net]) -> 
     ]
     led = {(number, ports, to, ports) for number, ports, to in kept}
     led |= {(number, str(port), to, str(end)) for number, port, to, end in moved}
+    mine = [one for one in floats if one.version == version]
+    first = {one.to: one.address for one in reversed(mine)}
     return {
         "version": version,
+        "floating": _listed({f"{one.address} : {one.to}" for one in mine}),
+        "seen": _listed({f"{to} : {address}" for to, address in first.items()}),
+        "pairs": _listed({f"{one.to} . {one.address}" for one in mine}),
         "ip": "ip" if version == 4 else "ip6",
         "pool": ", ".join(str(net) for net in pools if net.version == version),
         "kept": _listed({f"{number} . {ports} : {to}" for number, ports, to in kept}),

@@ -182,6 +182,69 @@ def _check_families(address: str, sources: Iterable[Net], path: str) -> None:
             raise SpecError(f"{path}.sources", text, "leave it out, or leave host_address empty")
 
 
+@dataclass(frozen=True, slots=True)
+class Floating:
+    """An address of the host's network that is led to a VM. ``interface``: the link that it is on; '': as set."""
+
+    address: str
+    vm: str
+    interface: str = ""
+
+    @property
+    def version(self) -> int:
+        """Its IP version."""
+        return ip_address(self.address).version
+
+
+class FloatingModel(BaseModel):
+    """Where a floating address is led."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, json_schema_extra={"examples": [{"vm": "i-0000000001"}]}
+    )
+
+    vm: str = Field(
+        pattern=r"^i-[0-9]{10}$", description='the VM: "i-" and 10 digits', examples=["i-0000000001"], max_length=12
+    )
+    interface: str | None = Field(
+        None,
+        pattern=r"^[^\s/]{1,15}$",
+        description="the host's link whose network it is of; absent: the setting uplink.interface, else that of the "
+        "default route",
+        examples=["eth0"],
+    )
+
+
+def parse_floating(address: str, document: object) -> Floating:
+    """The wish that a document has for a floating address.
+
+    :raise SpecError: it is no address that a host can have, or the document describes nothing.
+    """
+    found = floating_address(address)
+    model = validate(document, FloatingModel, "a floating address")
+    return Floating(found, model.vm, model.interface or "")
+
+
+def floating_address(text: str) -> str:
+    """An address in canonical spelling.
+
+    :raise SpecError: it is none that a host can have.
+    """
+    address = parse_address(text, "address", "such as 192.0.2.50 or 2001:db8::50")
+    check_unicast(parse_net(str(address), "address"), "address")
+    return str(address)
+
+
+def dump_floating(one: Floating) -> dict[str, object]:
+    """The wish for a floating address as JSON values."""
+    return {"vm": one.vm, "interface": one.interface or None}
+
+
+def floating_schema() -> dict[str, object]:
+    """The JSON Schema (2020-12) of where a floating address is led."""
+    return schema_of(FloatingModel)
+
+
 def dump_publication(one: Publication) -> dict[str, object]:
     """A publication as JSON values."""
     ranged = one.last > one.first

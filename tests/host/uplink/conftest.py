@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from lvagent.agent.configs import PortWishes, VpcConfigs
+from lvagent.agent.configs import VpcConfigs
+from lvagent.agent.floating import FloatingAddresses
 from lvagent.agent.index import Entry, Index, Phase
 from lvagent.agent.networks import Networks
-from lvagent.agent.policy import policy, uplink_policy
+from lvagent.agent.policy import float_wishes, policy, port_wishes, uplink_policy
 from lvagent.agent.publications import Publications
 from lvagent.agent.vpcs import VpcWishes
 from lvagent.agent.wires import Dhcps
@@ -25,7 +26,7 @@ from lvagent.host.wishes import WishFiles
 from lvagent.plan import firewall, wanted
 from lvagent.spec import names
 from lvagent.spec.parse import parse_vm
-from lvagent.spec.publications import parse_publications
+from lvagent.spec.publications import parse_floating, parse_publications
 from lvagent.spec.vm import VmConfig
 from lvagent.spec.vpc import UplinkMode, VpcConfig
 from tests.host.net.conftest import place as place  # the same host of its own for each test
@@ -64,10 +65,12 @@ class Site:
             self._folder / "locks",
             VpcConfigs(WishFiles(Path(self.settings.paths.vpcs), names.VPC_NAME)),
             lambda: uplink_policy(self.settings, rules.local),
-            PortWishes(WishFiles(Path(self.settings.paths.vpcs), names.VM_ID, "ports")),
+            port_wishes(self.settings),
+            float_wishes(self.settings),
         )
         self.networks.prepare()
         self.wishes = VpcWishes(self.index, self.networks, lambda: None)
+        self.floating = FloatingAddresses(self.index, self.networks)
         self.published = Publications(self.index, self.networks, listeners, holder)
 
     def restart(self) -> None:
@@ -93,8 +96,16 @@ class Site:
 
     def publish(self, vpc: str, number: int, *ports: dict[str, object]) -> None:
         """Publish these ports of a VM, and no others."""
-        spec = next(one for one in self.index.members(vpc) if one.id == vm_id(vpc, number))
-        self.published.put(spec, parse_publications(list(ports)))
+        self.published.put(self.spec(vpc, number), parse_publications(list(ports)))
+
+    def spec(self, vpc: str, number: int) -> VmConfig:
+        """What a VM carries."""
+        return next(one for one in self.index.members(vpc) if one.id == vm_id(vpc, number))
+
+    def float(self, address: str, vpc: str, number: int, interface: str = "") -> None:
+        """Lead a floating address to a VM."""
+        wish = parse_floating(address, {"vm": vm_id(vpc, number), "interface": interface or None})
+        self.floating.put(wish, self.spec(vpc, number))
 
     def _wire(self, spec: VmConfig, guest: Guest) -> None:
         nic, tap = spec.networks[0], names.tap(spec.id, 0)

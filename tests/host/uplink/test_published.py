@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from lvagent.agent import networks, publications, undo
+from lvagent.agent import floating, networks, publications, undo
 from lvagent.errors import Conflict, HostError, SpecError
 from lvagent.failpoints import POINTS
-from lvagent.host import inward
+from lvagent.host import inward, proxies
 from lvagent.plan import wanted
 from lvagent.plan.resources import Inward
 from lvagent.spec.vpc import UplinkMode, VpcConfig
@@ -128,10 +128,11 @@ def flow(site: Site, name: str, address: str, port: int, vm: str, inside: int) -
             asker.connect((address, port))
             server, _ = listener.accept()
             with server:
-                yield lambda: _heard(asker, server)
+                yield lambda: heard(asker, server)
 
 
-def _heard(asker: socket.socket, server: socket.socket) -> bool:
+def heard(asker: socket.socket, server: socket.socket) -> bool:
+    """Whether each of two ends of a connection hears the other."""
     for one, other in ((asker, server), (server, asker)):
         other.settimeout(SHORT)
         try:
@@ -295,7 +296,7 @@ def breaking(monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException) -
         return None
 
     with monkeypatch.context() as patch:
-        for module in (networks, publications, inward):
+        for module in (networks, publications, floating, inward, proxies):
             patch.setattr(module, "point", point)
         if isinstance(error, Killed):
             patch.setattr(undo.Undo, "__exit__", nothing)

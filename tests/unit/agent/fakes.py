@@ -311,6 +311,7 @@ class FakeWires:
         self.counters: dict[str, list[Counted]] = {}
         self.troubles: tuple[str, ...] = ()
         self.looks = 0
+        self.answering: dict[str, str] = {}
 
     def observe(self, vpc: str) -> frozenset[Resource]:
         return frozenset(one for one in self.there if getattr(one, "vpc", vpc) == vpc and self._of(one, vpc))
@@ -369,6 +370,9 @@ class FakeWires:
             return False
         self.ensure([router])
         return True
+
+    def probe(self, link: str, address: str) -> str:
+        return self.answering.get(address, "")
 
     def transits(self) -> dict[str, Transit]:
         ways = (one.vpc for one in self.there if isinstance(one, Uplink))

@@ -165,7 +165,10 @@ RAW: dict[str, Callable[[str], dict[str, object]]] = {
     },
     "inward.nft.j2": lambda text: {
         "digest": text,
-        "families": [{"version": 4, "ip": text} | dict.fromkeys(("pool", "kept", "moved", "led"), f"x{text}")],
+        "families": [
+            {"version": 4, "ip": text}
+            | dict.fromkeys(("pool", "kept", "moved", "led", "floating", "seen", "pairs"), f"x{text}")
+        ],
     },
     "libvirt-hook.sh.j2": lambda text: dict.fromkeys(("ask", "socket", "deadline", "python", "bootstrap"), text),
     "lvagent.service.j2": lambda text: {"command": text, "capabilities": [text]},

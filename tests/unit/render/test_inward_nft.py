@@ -6,11 +6,12 @@ from ipaddress import ip_network
 
 import pytest
 
-from lvagent.plan.inward import Opening
+from lvagent.plan.inward import Float, Opening
 from lvagent.render.inward import inward, root_text
 from lvagent.spec.publications import parse_publications
 from tests.golden import golden
 
+FLOATS = [Float("203.0.113.50", "10.0.0.5", "eth0"), Float("203.0.113.51", "10.0.0.5", "eth0")]
 VPC = "vpc-aaaaaaaaaa"
 POOLS = (ip_network("198.19.0.0/16"), ip_network("fd6c::/112"))
 PORTS = parse_publications(
@@ -23,12 +24,12 @@ PORTS = parse_publications(
 
 
 def test_the_table_of_a_vpc() -> None:
-    made = inward(VPC, [Opening(one, "10.0.0.5", "fd00:a::5") for one in PORTS], POOLS)
+    made = inward(VPC, [Opening(one, "10.0.0.5", None if one.address else "fd00:a::5") for one in PORTS], FLOATS, POOLS)
     golden("nft/inward.nft", made.text)
 
 
 def test_the_elements_of_root() -> None:
-    made = inward(VPC, [Opening(one, "10.0.0.5", "fd00:a::5") for one in PORTS], POOLS)
+    made = inward(VPC, [Opening(one, "10.0.0.5", None if one.address else "fd00:a::5") for one in PORTS], FLOATS, POOLS)
     ends = {"4": "198.19.0.3", "6": "fd6c::3"}
     placed = [(name, key, ends[name[-1]]) for name, key in made.keys]
     golden("nft/inward-root.nft", root_text(VPC, placed[:2], placed))
