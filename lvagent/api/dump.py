@@ -45,6 +45,7 @@ def vm(status: VmStatus) -> Json:
         "changed_at": status.changed_at,
         "ports": [_port(port) for port in status.ports],
         "published": dump_publications(status.published),
+        "floating": list(status.floating),
         "drift": list(status.drift),
         "drift_details": [dataclasses.asdict(one) for one in status.drift_details],
         "timings": phases(status.timings),

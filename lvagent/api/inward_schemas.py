@@ -6,7 +6,7 @@ import copy
 from typing import cast
 
 from lvagent.api.problems import Json
-from lvagent.spec.publications import MAX_PUBLICATIONS, publication_schema
+from lvagent.spec.publications import MAX_PUBLICATIONS, floating_schema, publication_schema
 
 
 def _wish() -> Json:
@@ -25,9 +25,24 @@ def _told() -> Json:
     }
 
 
-def inward_schemas() -> dict[str, Json]:
-    """The named schemas of published ports."""
+def _floating() -> Json:
+    """A floating address as answers have it."""
+    members = cast(dict[str, Json], copy.deepcopy(floating_schema()["properties"]))
+    address = {"type": "string", "description": "the address", "examples": ["192.0.2.50"]}
     return {
+        "type": "object",
+        "description": "An address of the host's network that is led to a VM.",
+        "properties": {"address": address, **members},
+        "required": ["address", *members],
+        "additionalProperties": False,
+    }
+
+
+def inward_schemas() -> dict[str, Json]:
+    """The named schemas of published ports and floating addresses."""
+    return {
+        "FloatingSpec": {name: value for name, value in floating_schema().items() if name != "$schema"},
+        "Floating": _floating(),
         "PublicationSpec": _wish(),
         "Publication": _told(),
         "PortsSpec": {

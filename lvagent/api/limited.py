@@ -19,7 +19,7 @@ from lvagent.errors import Conflict, HostError, LvagentError, NotFound
 from lvagent.spec import names
 from lvagent.spec.access import Caller
 from lvagent.spec.monitor import Hmp, Qmp
-from lvagent.spec.publications import Publication
+from lvagent.spec.publications import Floating, Publication
 from lvagent.spec.status import (
     Action,
     FirewallView,
@@ -248,6 +248,28 @@ class Limited:
         """Publish ports of a VM of his. Which program of the host has a port he is not told."""
         self.vm(vm)
         return self._agent.put_ports(vm, wish)
+
+    def floating(self) -> Sequence[Floating]:
+        """The floating addresses of VMs of his."""
+        mine = {one.spec.id for one in self.vms()}
+        return tuple(one for one in self._agent.floating() if one.vm in mine)
+
+    def floating_address(self, address: str) -> Floating:
+        """One of a VM of his."""
+        for one in self.floating():
+            if one.address == address:
+                return one
+        raise NotFound("floating address", address, listed="/v1/floating")
+
+    def put_floating(self, wish: Floating) -> Floating:
+        """The addresses of the host's network are the host's."""
+        self._check_host()
+        return self._agent.put_floating(wish)
+
+    def delete_floating(self, address: str) -> None:
+        """As ``put_floating``."""
+        self._check_host()
+        self._agent.delete_floating(address)
 
     def subnets(self) -> Sequence[SubnetView]:
         """The subnets of his VPCs."""

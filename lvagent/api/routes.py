@@ -10,6 +10,7 @@ from lvagent.spec.status import Action
 VM = Name("id", "vm", r"i-[0-9]{10}", "i-0000000001")
 VPC = Name("name", "vpc", r"vpc-[0-9a-z]{10}", "vpc-aaaaaaaaaa")
 SUBNET = Name("name", "subnet", r"subnet-[0-9a-z]{10}", "subnet-aaaaaaaaaa")
+ADDRESS = Name("address", "floating address", r"[0-9A-Fa-f.:]{2,45}", "192.0.2.50")
 PID = Name("pid", "stray", r"[1-9][0-9]{0,6}", "4242")
 OPERATION = Name("id", "operation", r"op-[0-9a-f]{16}", "op-0123456789abcdef")
 ACTION = Name("action", "action", "|".join(Action), Action.START.value, tuple(Action))
@@ -211,6 +212,38 @@ ROUTES: tuple[Route, ...] = (
         (Reply(204, "It is forgotten."),),
         (404, 409, 413, 415),
         names=(VPC,),
+    ),
+    _read("/v1/floating", "listFloating", "The floating addresses, in order.", inward.list_floating, "FloatingList"),
+    _read(
+        "/v1/floating/{address}",
+        "showFloating",
+        "Where a floating address is led.",
+        inward.show_floating,
+        "Floating",
+        ADDRESS,
+    ),
+    Route(
+        "PUT",
+        "/v1/floating/{address}",
+        "putFloating",
+        Role.ADMIN,
+        "Lead an address of the host's network to a VM, wherever it was led before. Not for tokens limited to VPCs.",
+        inward.put_floating,
+        (Reply(200, "It is so.", "Floating"),),
+        (404, 409, 413, 415),
+        names=(ADDRESS,),
+        body="FloatingSpec",
+    ),
+    Route(
+        "DELETE",
+        "/v1/floating/{address}",
+        "deleteFloating",
+        Role.ADMIN,
+        "Lead an address nowhere. Not for tokens limited to VPCs.",
+        inward.delete_floating,
+        (Reply(204, "It is free."),),
+        (404, 409, 413, 415),
+        names=(ADDRESS,),
     ),
     _read("/v1/subnets", "listSubnets", "All subnets, by name.", views.list_subnets, "SubnetList"),
     _read("/v1/subnets/{name}", "showSubnet", "One subnet.", views.show_subnet, "Subnet", SUBNET),

@@ -1,10 +1,11 @@
-"""``lvagent vm ports``: the ports of the host that lead to a VM."""
+"""``lvagent vm ports`` and ``lvagent floating``: what leads to VMs from outside."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from urllib.parse import quote
 
 import click
 
@@ -102,3 +103,61 @@ def told(found: Iterable[Json]) -> list[str]:
         f"{one['host_address'] or 'any'}:{_range(one, 'host_port')} to {_range(one, 'port')}/{one['proto']}"
         for one in found
     ]
+
+
+@click.group()
+def floating() -> None:
+    """Lead addresses of the host's network to VMs."""
+
+
+@floating.command("ls")
+@output_option
+@pass_session
+def list_floating(session: Session) -> None:
+    """List all floating addresses."""
+    _print_floating(session, session.client().items("/v1/floating"))
+
+
+@floating.command("show")
+@click.argument("address")
+@output_option
+@pass_session
+def show_floating(session: Session, address: str) -> None:
+    """Show where a floating address is led."""
+    _print_floating(session, session.client().get(_floating_path(address)))
+
+
+@floating.command("set")
+@click.argument("address")
+@click.argument("ident", metavar="ID")
+@click.option("--interface", metavar="LINK", help="The host's link that it is on; else as the agent is set.")
+@output_option
+@pass_session
+def set_floating(session: Session, address: str, ident: str, interface: str | None) -> None:
+    """Lead an address to a VM, wherever it was led before."""
+    body = json.dumps({"vm": ident, "interface": interface}).encode()
+    _print_floating(session, session.client().call("PUT", _floating_path(address), body).json)
+
+
+@floating.command("rm")
+@click.argument("address")
+@pass_session
+def remove_floating(session: Session, address: str) -> None:
+    """Lead an address nowhere."""
+    session.client().call("DELETE", _floating_path(address))
+    click.echo(f"{plain(address)} is free")
+
+
+def _floating_path(address: str) -> str:
+    return f"/v1/floating/{quote(address, safe=':')}"
+
+
+def _print_floating(session: Session, found: Json | Sequence[Json]) -> None:
+    if session.json:
+        print_json(found)
+        return
+    rows = [
+        (one["address"], one["vm"], one["interface"] or "as set")
+        for one in ([found] if isinstance(found, Mapping) else found)
+    ]
+    print_table(("ADDRESS", "VM", "INTERFACE"), rows, empty="there are no floating addresses")

@@ -197,8 +197,8 @@ def _show_parts(vm: Json) -> None:
     ]
     print_table(("NIC", "TAP", "MAC", "SUBNET", "ADDRESSES"), ports, empty="no NICs")
     click.echo()
-    if vm["published"]:
-        print_facts({"published": inward.told(objects(vm["published"]))})
+    if vm["published"] or vm["floating"]:
+        print_facts({"published": inward.told(objects(vm["published"])), "floating": vm["floating"]})
         click.echo()
     disks = [
         (disk["position"], disk["path"], disk["image"], disk["size_gb"] and f"{disk['size_gb']} GiB")

@@ -115,7 +115,7 @@ class VmStatus:
     ``drift``: paths of the spec whose wish differs from what the running guest has (they take effect at the next
     start), or its definition, which somebody changed by hand (accept or restore it); ``drift_details`` has their
     values. ``observed_at``: RFC 3339. ``stale``: libvirt could not be asked since then. ``published``: ports of the
-    host that lead to it.
+    host that lead to it; ``floating``: addresses that do.
     """
 
     spec: VmConfig
@@ -133,6 +133,7 @@ class VmStatus:
     stale: bool
     drift_details: tuple[Drift, ...] = ()
     published: tuple[Publication, ...] = ()
+    floating: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

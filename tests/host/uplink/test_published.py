@@ -17,7 +17,7 @@ from lvagent.plan import wanted
 from lvagent.plan.resources import Inward
 from lvagent.spec.vpc import UplinkMode, VpcConfig
 from tests.host.uplink.conftest import ANYTHING, NAT, A, B, Site, vm_id
-from tests.host.uplink.world import HOST, HOST6, LAN, PEER, WEB, WEB6, Guest
+from tests.host.uplink.world import HOST, HOST6, ISP, LAN, PEER, WEB, WEB6, Guest
 
 SHORT = 0.5
 """Seconds that are waited for an answer that must not come."""
@@ -119,10 +119,12 @@ def test_datagrams_are_published_too(pair: Site) -> None:
 
 
 @contextmanager
-def flow(site: Site, name: str, address: str, port: int, vm: str, inside: int) -> Iterator[Callable[[], bool]]:
+def flow(
+    site: Site, name: str, address: str, port: int, vm: str, inside: int, own: str = "10.0.0.5"
+) -> Iterator[Callable[[], bool]]:
     """A connection to a port that leads to a VM; whether both ends hear each other."""
     with site.guests[vm].socket() as listener:
-        listener.bind(("10.0.0.5", inside))
+        listener.bind((own, inside))
         listener.listen()
         with machine(site, name).socket() as asker:
             asker.connect((address, port))
@@ -169,12 +171,23 @@ def test_a_rule_of_the_vm_does_not_keep_what_was_published(site: Site) -> None:
     site.wishes.put(A, NAT)
     site.guest(A, 5, rules=[ANYTHING])
     site.guest(A, 6, rules=[ANYTHING])
-    site.publish(A, 5, {"host_port": 8081, "port": 81})
-    with flow(site, "web", HOST, 8081, vm_id(A, 5), 81) as cut:
+    one, narrow = {"host_port": 8081, "port": 81}, {"host_port": 8082, "port": 82}
+    site.publish(A, 5, one, narrow)
+    with (
+        flow(site, "web", HOST, 8081, vm_id(A, 5), 81) as cut,
+        flow(site, "web", HOST, 8082, vm_id(A, 5), 82) as narrowed,
+    ):
         assert cut()
+        assert narrowed()
+        site.publish(A, 5, one, {**narrow, "sources": [f"{ISP}/32"]})
+        assert not narrowed()
         site.publish(A, 5)
-        site.publish(A, 6, {"host_port": 8081, "port": 81})
+        site.publish(A, 6, one)
         assert not cut()
+    with flow(site, "isp", HOST, 8081, vm_id(A, 6), 81, "10.0.0.6") as last:
+        assert last()
+        site.publish(A, 6)
+        assert not last()
 
 
 def test_what_is_published_again_to_another_host_port_keeps_the_rest(pair: Site) -> None:

@@ -13,7 +13,7 @@ from lvagent.errors import Conflict, MonitorError, NotFound, Unavailable
 from lvagent.plan.firewall import directed
 from lvagent.spec import names
 from lvagent.spec.monitor import Hmp, Qmp
-from lvagent.spec.publications import Publication, implied
+from lvagent.spec.publications import Floating, Publication, implied
 from lvagent.spec.status import (
     Action,
     Drift,
@@ -99,6 +99,7 @@ class FakeAgent:
         self.failure: Exception | None = None
         self.calls: list[tuple[str, str]] = []
         self.ready = True
+        self.floats: dict[str, Floating] = {}
         self.configs: dict[str, VpcConfig] = {}
         self.console = b"login: "
         self.files: set[str] = set()
@@ -290,6 +291,31 @@ class FakeAgent:
                 raise Conflict("tcp port 22 of the host is sshd (pid 7)'s", path="[0].host_port", other="sshd (pid 7)")
         self._vms[vm] = dataclasses.replace(self._vms[vm], published=wish)
         return wish
+
+    def floating(self) -> Sequence[Floating]:
+        return tuple(self.floats[address] for address in sorted(self.floats))
+
+    def floating_address(self, address: str) -> Floating:
+        if address not in self.floats:
+            raise NotFound("floating address", address, listed="/v1/floating")
+        return self.floats[address]
+
+    def put_floating(self, wish: Floating) -> Floating:
+        self.vm(wish.vm)
+        self._enter("put_floating", wish.vm)
+        if wish.address == "192.0.2.66":
+            raise Conflict(
+                "02:00:00:00:00:01 answers for 192.0.2.66 on eth0", path="address", other="02:00:00:00:00:01"
+            )
+        self.floats[wish.address] = wish
+        mine = tuple(one.address for one in self.floating() if one.vm == wish.vm)
+        self._vms[wish.vm] = dataclasses.replace(self._vms[wish.vm], floating=mine)
+        return wish
+
+    def delete_floating(self, address: str) -> None:
+        self.floating_address(address)
+        self._enter("delete_floating", address)
+        del self.floats[address]
 
     def subnets(self) -> Sequence[SubnetView]:
         found: dict[str, SubnetView] = {}

@@ -42,6 +42,10 @@ LEAST: dict[str, str] = {
     "GET /v1/vms/{id}/timeline": "read",
     "GET /v1/vms/{id}/ports": "read",
     "PUT /v1/vms/{id}/ports": "admin",
+    "GET /v1/floating": "read",
+    "GET /v1/floating/{address}": "read",
+    "PUT /v1/floating/{address}": "admin",
+    "DELETE /v1/floating/{address}": "admin",
     "GET /v1/operations": "read",
     "GET /v1/operations/{id}": "read",
     "GET /v1/events": "read",
@@ -65,13 +69,15 @@ LEAST: dict[str, str] = {
 }
 """Which role each route needs. Decided here by hand: a new route without a line fails."""
 
-OF_THE_HOST = ("GET /v1/strays", "POST /v1/strays/{pid}/kill", "POST /v1/sweep")
+FLOATS = ("PUT /v1/floating/{address}", "DELETE /v1/floating/{address}")
+OF_THE_HOST = ("GET /v1/strays", "POST /v1/strays/{pid}/kill", "POST /v1/sweep", *FLOATS)
 BY_HAND = ("POST /v1/vms/{id}/accept", "POST /v1/vms/{id}/restore")
 """What nobody may do who is limited to some VPCs."""
 
 BODIES: dict[str, Json] = {
     "POST /v1/strays/{pid}/kill": {"identity": STRAY.identity},
     "PUT /v1/vpcs/{name}": {"uplink": "nat"},
+    "PUT /v1/floating/{address}": {"vm": VM1},
     "PUT /v1/vms/{id}/ports": [{"host_port": 8080, "port": 80}],
     "POST /v1/vms": SPEC,
     "PUT /v1/vms/{id}": SPEC,
@@ -82,6 +88,7 @@ BODIES: dict[str, Json] = {
 NAMES = {
     "/v1/vms/{id}": {"id": VM1, "action": "pause"},
     "/v1/vpcs": {"name": A},
+    "/v1/floating": {"address": "192.0.2.50"},
     "/v1/strays": {"pid": str(STRAY.pid)},
     "/v1/subnets": {"name": "subnet-aaaaaaaaaa"},
 }

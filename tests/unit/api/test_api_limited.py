@@ -254,6 +254,23 @@ def test_he_publishes_ports_of_his_and_is_not_told_who_is_in_the_way(mine: Flask
         assert mine.put(f"/v1/vms/{vm_id}/ports", json=[]).status_code == 404
 
 
+def test_floating_addresses_are_the_hosts_and_he_sees_his(mine: FlaskClient, admin: FlaskClient) -> None:
+    for address, vm_id in (("192.0.2.50", MINE), ("192.0.2.51", THEIRS), ("2001:DB8::0:50", MINE)):
+        assert admin.put(f"/v1/floating/{address}", json={"vm": vm_id}).status_code == 200
+    found = mine.get("/v1/floating")
+    assert [one["address"] for one in found.json["items"]] == ["192.0.2.50", "2001:db8::50"]
+    assert silent(found)
+    assert mine.get("/v1/floating/2001:db8:0::50").json["vm"] == MINE
+    assert mine.get(f"/v1/vms/{MINE}").json["floating"] == ["192.0.2.50", "2001:db8::50"]
+    assert mine.get("/v1/floating/192.0.2.51").status_code == 404
+    assert mine.put("/v1/floating/192.0.2.50", json={"vm": MINE}).status_code == 403
+    assert mine.delete("/v1/floating/192.0.2.50").status_code == 403
+    refused = admin.put("/v1/floating/192.0.2.66", json={"vm": MINE})
+    assert (refused.status_code, refused.json["other"]) == (409, "02:00:00:00:00:01")
+    assert admin.put("/v1/floating/192.0.2.50", json={"vm": GONE}).status_code == 404
+    assert admin.put("/v1/floating/127.0.0.1", json={"vm": MINE}).status_code == 422
+
+
 def test_a_plan_has_no_text_of_a_vpc_that_he_shares(mine: FlaskClient, admin: FlaskClient) -> None:
     shared = mine.post("/v1/plan", json=vm(4)).json
     assert (shared["nft"], shared["dnsmasq"], shared["outcome"]) == ([], [], "created")

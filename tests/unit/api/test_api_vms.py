@@ -98,6 +98,7 @@ def test_a_vm_is_its_spec_and_how_it_stands_without_its_user_data(client: FlaskC
             }
         ],
         "published": [],
+        "floating": [],
         "drift": [],
         "drift_details": [],
         "timings": [

@@ -75,6 +75,24 @@ def test_ports_are_published_shown_and_taken_away(shell: Shell) -> None:
     assert shell.run(*ports, "--add", "22").exit_code == 4
 
 
+def test_floating_addresses(shell: Shell) -> None:
+    shell.run("vm", "create", "-f", "-", stdin=SPEC)
+    assert shell.run("floating", "ls").stdout == "there are no floating addresses\n"
+    made = shell.run("floating", "set", "192.0.2.50", "i-0000000001", "--interface", "eth0")
+    assert made.stdout == "ADDRESS     VM            INTERFACE\n192.0.2.50  i-0000000001  eth0\n"
+    assert shell.run("floating", "show", "192.0.2.50").stdout == made.stdout
+    assert shell.run("floating", "set", "2001:db8::50", "i-0000000001").exit_code == 0
+    assert json.loads(shell.run("floating", "ls", "-o", "json").stdout)[1] == {
+        "address": "2001:db8::50",
+        "vm": "i-0000000001",
+        "interface": None,
+    }
+    assert "floating   192.0.2.50, 2001:db8::50\n" in shell.run("vm", "show", "i-0000000001").stdout
+    assert shell.run("floating", "set", "192.0.2.66", "i-0000000001").exit_code == 4
+    assert shell.run("floating", "rm", "192.0.2.50").stdout == "192.0.2.50 is free\n"
+    assert shell.run("floating", "show", "192.0.2.50").exit_code == 3
+
+
 def test_json_is_the_answer_and_nothing_else(shell: Shell) -> None:
     made = shell.run("-o", "json", "vm", "create", "-f", "-", stdin=SPEC)
     shown = shell.run("vm", "show", "i-0000000001", "-o", "json")
