@@ -116,6 +116,7 @@ class Walk:
         self.tcp = tcp
         admin = tcp.of(Role.ADMIN)
         assert admin.put(f"/v1/vms/{VM1}", json=vm()).status_code == 201
+        assert admin.put("/v1/floating/192.0.2.50", json={"vm": VM1}).status_code == 200
         self.operation = admin.get("/v1/operations").json["items"][0]["id"]
         self.document = admin.get("/openapi.json").json
         self.clients = {**self._bad(), **self._good()}
@@ -213,6 +214,7 @@ def renew(walk: Walk) -> None:
     """Bring back what a change has changed."""
     admin = walk.clients["admin"]
     admin.put(f"/v1/vms/{VM1}", json=vm())
+    admin.put("/v1/floating/192.0.2.50", json={"vm": VM1})
     admin.post(f"/v1/vms/{VM1}/start")
     admin.delete("/v1/vms/i-0000000002")
     walk.tcp.agent.stray_processes[STRAY.pid] = STRAY
