@@ -36,6 +36,7 @@ class FloatingAddresses:
         """
         with self._lock:
             former = self._networks.floating.get(wish.address)
+            self._networks.look_around()
             check(wish, spec, self._index, self._networks.policy)
             if former is None or former.interface != wish.interface:
                 self._probe(wish)
@@ -68,6 +69,7 @@ class FloatingAddresses:
             floating.set(address, wish)
             point("floating.wished")
             self._converge(wish, former)
+            self._check_known(wish, former)
             point("floating.converged")
             floating.keep(address)
             point("floating.kept")
@@ -82,6 +84,10 @@ class FloatingAddresses:
         """Where it goes first: its route is replaced there, and the other VPC has but its table to change."""
         for vpc in dict.fromkeys(vpc for one in (to, of) if one is not None and (vpc := self._vpc(one.vm))):
             self._networks.converge(vpc)
+
+    def _check_known(self, *ends: Floating | None) -> None:
+        for vpc in {vpc for one in ends if one is not None and (vpc := self._vpc(one.vm))}:
+            self._networks.check_known(vpc)
 
     def _vpc(self, vm: str) -> str:
         entry = self._index.get(vm)

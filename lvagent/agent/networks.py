@@ -18,7 +18,7 @@ from lvagent.agent.leftovers import Leftovers
 from lvagent.agent.locks import VpcLocks
 from lvagent.agent.trace import Trace
 from lvagent.agent.wires import Dhcps, Metadatas, Wires
-from lvagent.errors import HostError
+from lvagent.errors import Conflict, HostError
 from lvagent.failpoints import point
 from lvagent.plan import diff, firewall, inward, uplinks, wanted
 from lvagent.plan.resources import Dhcp, Fabric, Filter, Firewall, Plug, PortFilter, Ruleset
@@ -112,10 +112,14 @@ class Networks:
                 text = f"there is no link {link}" if link else "there is no default route"
                 yield one.vm, f"nobody outside finds the floating address {one.address}: {text}"
 
-    def prepare(self) -> None:
-        """Have ready what the first VPC would else have to wait for, and look how uplinks are on this host by now."""
+    def look_around(self) -> None:
+        """Look how uplinks are on this host by now: its addresses, links and DNS servers."""
         if self._uplinks is not None:
             self._policy = dataclasses.replace(self._policy, uplinks=self._uplinks())
+
+    def prepare(self) -> None:
+        """Have ready what the first VPC would else have to wait for, and look how uplinks are on this host by now."""
+        self.look_around()
         self._wires.prepare()
         self._metadata.ready()
         if self._outside():
@@ -214,6 +218,19 @@ class Networks:
     def _apply(self, vpc: str, *, remove: bool) -> int:
         with self.locks.fabric(alone=False):
             return self._subtract(vpc, remove=remove)
+
+    def check_known(self, vpc: str) -> None:
+        """Refuse what would not be done now: while a tap of nobody is in a VPC, what leads into it stays as it is.
+
+        :raise Conflict: there is one.
+        """
+        there = self._wires.observe(vpc) if vpc in self._wires.vpcs() else frozenset()
+        unknown = self.leftovers.unknown(there, self._index.members(vpc))
+        if unknown:
+            text = (
+                f"what leads into {vpc} stays as it is while {', '.join(unknown)} is in it, which no VM known here has"
+            )
+            raise Conflict(text, other=vpc, hint="whose is it? lvagent strays ls, virsh list")
 
     def _subtract(self, vpc: str, *, remove: bool) -> int:
         """Bring wires to what is wanted; how many objects of them are not."""

@@ -54,6 +54,7 @@ class Publications:
             if wish == (former or ()):
                 self._converge(spec)
                 return
+            self._networks.look_around()
             check(spec, wish, self._index, self._networks.policy)
             self._check_host(wish, former or ())
             self._change(spec, wish or None)
@@ -65,6 +66,7 @@ class Publications:
             ports.set(spec.id, wish)
             point("ports.wished")
             self._converge(spec)
+            self._networks.check_known(spec.networks[0].netname)
             point("ports.converged")
             ports.keep(spec.id)
             point("ports.kept")

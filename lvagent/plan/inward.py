@@ -12,12 +12,13 @@ What comes is led to a VM's first NIC, the one by which it answers.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 from lvagent.errors import Conflict, SpecError
-from lvagent.plan.resources import Inward, Proxy, Resource
+from lvagent.plan.resources import Inward, Proxy, Resource, Uplink
 from lvagent.plan.uplinks import UplinkPolicy
 from lvagent.spec.addresses import Address, Net
 from lvagent.spec.publications import Floating, Publication, implied
@@ -127,7 +128,19 @@ def keeping(wish: Iterable[Resource], there: Iterable[Resource]) -> frozenset[Re
     """The wish of one who does not know all members: what leads into the VPC stays as it is, if there is anything."""
     kept = {one for one in there if isinstance(one, Inward)}
     proxied = {one for one in there if isinstance(one, Proxy)}
-    return frozenset({one for one in wish if not (kept and isinstance(one, Inward))} | kept | proxied)
+    routes = {
+        net for one in there if isinstance(one, Uplink) for net in one.routes if net.prefixlen == net.max_prefixlen
+    }
+    rest = {_leading(one, routes) for one in wish if not (kept and isinstance(one, Inward))}
+    return frozenset(rest | kept | proxied)
+
+
+def _leading(one: Resource, routes: set[Net]) -> Resource:
+    """An uplink with the routes of floating addresses that it has besides; anything else as it is."""
+    if not isinstance(one, Uplink):
+        return one
+    nets = sorted({*one.routes, *routes}, key=lambda net: (net.version, int(net.network_address), net.prefixlen))
+    return dataclasses.replace(one, routes=tuple(nets))
 
 
 # who stands in whose way

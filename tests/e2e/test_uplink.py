@@ -131,10 +131,10 @@ def test_the_world_reaches_a_guest_by_a_port_and_by_an_address(world: LabHost, s
     assert lab.api("PUT", VM, guest(1, ssh_key.public, nic(), rules=[])).status == 201
     shown = lab.run(["lvagent", "vm", "ports", "i-0000000001", "--add", "2222:22"]).stdout
     assert shown.splitlines()[1].split() == ["tcp", "any", "2222", "22", "any"]
+    assert until(lambda: answers(lab, HOST, 2222), BOOT)
     taken = lab.api("PUT", f"{VM}/ports", [{"host_port": 8080}])
     assert (taken.status, taken.json["path"]) == (409, "[0].host_port")
     assert "python3 (pid " in taken.json["detail"]
-    assert until(lambda: answers(lab, HOST, 2222), BOOT)
     assert answers(lab, HOST, 2222, "")
     assert not answers(lab, HOST, 2223)
     assert lab.run(["lvagent", "floating", "set", FLOAT, "i-0000000001", "--interface", "wan"]).stdout

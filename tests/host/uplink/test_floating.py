@@ -241,7 +241,6 @@ def test_a_link_that_went_is_told_and_keeps_nothing_else_from_going_on(pair: Sit
     pair.world.run("host", "ip", "address", "add", "198.18.0.1/24", "dev", "extra")
     for link in ("extra", "extra2"):
         pair.world.run("host", "ip", "link", "set", link, "up")
-    pair.networks.prepare()
     pair.float("198.18.0.50", A, 5, "extra")
     pair.float(FLOAT, A, 6)
     pair.world.run("host", "ip", "link", "del", "extra")

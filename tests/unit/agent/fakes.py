@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lxml import etree
 
-from lvagent.agent.configs import Kept, VpcConfigs
+from lvagent.agent.configs import FloatWishes, Kept, PortWishes, VpcConfigs
 from lvagent.agent.core import Agent, Parts
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
@@ -24,6 +24,7 @@ from lvagent.agent.timeline import Timeline
 from lvagent.config import Settings
 from lvagent.errors import Conflict, HostError, NotFound, SpecError
 from lvagent.host.libvirt import DomainRecord, DomainState, slot_of
+from lvagent.host.listeners import Listener
 from lvagent.host.nft_read import Counted
 from lvagent.host.volumes import Judged
 from lvagent.plan import diff
@@ -495,6 +496,9 @@ class FakeHost:
         self.console = b""
         self.policy = POLICY
         self.wishes: Kept | None = None
+        self.ports: Kept | None = None
+        self.floats: Kept | None = None
+        self.listeners: tuple[Listener, ...] = ()
         self._locks = locks
         self.now = 1000.0
         self.going_down = False
@@ -503,7 +507,17 @@ class FakeHost:
         news = News(lambda vm: index.vpcs_of(vm))
         index = Index(Reporter(news))
         configs = VpcConfigs(self.wishes)
-        networks = Networks(index, self.wires, self.dhcp, self.metadata, self.policy, self._locks, configs)
+        networks = Networks(
+            index,
+            self.wires,
+            self.dhcp,
+            self.metadata,
+            self.policy,
+            self._locks,
+            configs,
+            ports=PortWishes(self.ports),
+            floating=FloatWishes(self.floats),
+        )
         options = DomainOptions(accel="qemu", emulator="/usr/bin/qemu-system-x86_64")
         timeline = Timeline(self.pages, lambda _vm, count: self.console[-count:])
         made = Agent(
@@ -521,6 +535,8 @@ class FakeHost:
                 settings or Settings(),
                 going_down=lambda: self.going_down,
                 clock=lambda: self.now,
+                listeners=lambda: self.listeners,
+                holder=lambda inode: f"program (pid {inode})",
             )
         )
         self.domains.hook = lambda vm, xml: made.plugger.start(vm, xml, lambda: True)
