@@ -13,6 +13,7 @@ from lvagent.errors import LvagentError
 COMMANDS = {
     "vm": ("lvagent.commands.vm:group", "Make, list, show, start, stop, enter and delete VMs."),
     "vpc": ("lvagent.commands.network:vpc", "List and show VPCs, and say what is wanted of them."),
+    "floating": ("lvagent.commands.inward:floating", "Lead addresses of the host's network to VMs."),
     "subnet": ("lvagent.commands.network:subnet", "List and show subnets."),
     "peering": ("lvagent.commands.peering:group", "Let VPCs route to each other."),
     "strays": ("lvagent.commands.strays:group", "List what nobody wants on this host, and end such processes."),

@@ -23,6 +23,7 @@ class UplinkSettings:
     ones, the pools and the host itself never are. ``underlay``: whether guests reach the underlay network: deny, allow.
     ``routed``: the nets of which a VPC may have prefixes that are routed to it as they are; empty: none.
     ``private_names``: DNS domains whose names may have private addresses.
+    ``interface``: the link whose network floating addresses are of; '': that of the default route.
     ``foreign``: what is done about a chain of somebody else that drops what we forward: report, accept.
     """
 
@@ -34,6 +35,7 @@ class UplinkSettings:
     underlay: str = "deny"
     routed: tuple[str, ...] = ()
     private_names: tuple[str, ...] = ()
+    interface: str = ""
     foreign: str = "report"
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
 from lvagent.agent.plug import check_phase, check_taps, entry_of, parse_domain, taps_of
-from lvagent.agent.policy import configs, locks_folder, policy
+from lvagent.agent.policy import configs, float_wishes, locks_folder, policy, port_wishes
 from lvagent.agent.trace import Trace
 from lvagent.config import Settings, load
 from lvagent.errors import HostError, LvagentError
@@ -53,7 +53,15 @@ def alone(vm: str, xml: str, settings: Settings) -> None:
     index.adopt(entry)
     dhcp, metadata = DhcpServer(settings), MetadataService(settings)
     networks = Networks(
-        index, Network(settings), dhcp, metadata, policy(settings), locks_folder(settings), configs(settings)
+        index,
+        Network(settings),
+        dhcp,
+        metadata,
+        policy(settings),
+        locks_folder(settings),
+        configs(settings),
+        ports=port_wishes(settings),
+        floating=float_wishes(settings),
     )
     networks.plug(entry.spec, taps, lambda: True, Trace(), within=LOCK_SECONDS)
     note = {"at": time.time(), "kind": "plugged", "vpcs": entry.spec.vpcs, "detail": {"by": "the hook, working alone"}}

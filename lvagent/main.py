@@ -25,7 +25,7 @@ from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
 from lvagent.agent.news import News
 from lvagent.agent.peering import KEY
-from lvagent.agent.policy import configs, domain_options, locks_folder, policy, uplink_policy
+from lvagent.agent.policy import configs, domain_options, float_wishes, locks_folder, policy, port_wishes, uplink_policy
 from lvagent.agent.tidings import Reporter
 from lvagent.agent.timeline import Timeline
 from lvagent.api.app import create_app
@@ -35,7 +35,7 @@ from lvagent.api.operations import Operations
 from lvagent.api.server import ApiServer
 from lvagent.config import Settings
 from lvagent.errors import HostError
-from lvagent.host import bridge_netfilter, files, host, memory, privileges
+from lvagent.host import bridge_netfilter, files, host, listeners, memory, privileges
 from lvagent.host.audit import AuditLog
 from lvagent.host.dnsmasq import DhcpServer
 from lvagent.host.imds import MetadataService
@@ -75,6 +75,8 @@ def build(settings: Settings) -> Agent:
         locks_folder(settings),
         configs(settings),
         lambda: uplink_policy(settings, rules.local),
+        port_wishes(settings),
+        float_wishes(settings),
     )
     return Agent(
         Parts(
@@ -91,6 +93,8 @@ def build(settings: Settings) -> Agent:
             settings=settings,
             going_down=host.going_down,
             peerings=WishFiles(Path(settings.paths.vpcs), KEY, "peering"),
+            listeners=listeners.listeners,
+            holder=listeners.holder,
         )
     )
 

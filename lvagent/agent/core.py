@@ -13,7 +13,7 @@ from lvagent.agent.bound import Bound
 from lvagent.agent.edits import Settler
 from lvagent.agent.healer import Healer
 from lvagent.agent.index import Entry, Phase
-from lvagent.agent.locks import VmLocks
+from lvagent.agent.outside import Outside
 from lvagent.agent.parts import Parts as Parts
 from lvagent.agent.peering import Peers
 from lvagent.agent.plug import Plugger
@@ -22,10 +22,8 @@ from lvagent.agent.preview import Preview
 from lvagent.agent.recover import Recovery
 from lvagent.agent.revival import Revival
 from lvagent.agent.strays import Strays
-from lvagent.agent.told import Told
 from lvagent.agent.trace import Trace, Watch
 from lvagent.agent.vms import Vms
-from lvagent.agent.vpcs import VpcWishes
 from lvagent.agent.wishes import restart_needed
 from lvagent.agent.witness import Witness
 from lvagent.errors import Conflict, LvagentError, NotFound, Unavailable
@@ -42,21 +40,18 @@ from lvagent.spec.status import (
     Readiness,
     Settling,
     VmStatus,
-    VpcView,
 )
 from lvagent.spec.strays import StraysView, StrayView, SweepView
 from lvagent.spec.vm import VmConfig
-from lvagent.spec.vpc import VpcConfig
 
 log = logging.getLogger(__name__)
 
 
-class Agent(Told):
+class Agent(Outside):
     """One host's agent. Every method may be called by many threads at once."""
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
-        self._locks = VmLocks()
         self._beside = ThreadPoolExecutor(max_workers=8, thread_name_prefix="hook-services")
         self._vms = Vms(parts.index, parts.domains, parts.volumes, parts.networks, parts.options, parts.boot_id)
         self._settler = Settler(parts.index, parts.domains, self._vms)
@@ -94,7 +89,6 @@ class Agent(Told):
         self.happened = self._witness.happened
         self.observe = self._witness.observe
         self.plugger = Plugger(parts.index, parts.networks, parts.volumes, self._beside, parts.timeline)
-        self._wishes = VpcWishes(parts.index, parts.networks, self._ready)
         self.heal = Healer(parts.index, parts.networks).heal
         self.peers = Peers(parts.index, parts.networks, parts.peerings, self._ready)
         self._swept = threading.Event()
@@ -191,15 +185,6 @@ class Agent(Told):
                 self._settler.settle(entry, how, trace)
             self._recovery.look(vm)
             return self._status(self._entry(vm))
-
-    def put_vpc(self, vpc: str, config: VpcConfig) -> VpcView:
-        """Want this of a VPC; see ``agent.vpcs``."""
-        self._wishes.put(vpc, config)
-        return self.vpc(vpc)
-
-    def delete_vpc(self, vpc: str) -> None:
-        """Forget what was wanted of a VPC; see ``agent.vpcs``."""
-        self._wishes.drop(vpc)
 
     # what is told
 

@@ -6,6 +6,7 @@ since the look before; how exact that is, is how often somebody looks. The times
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -47,11 +48,15 @@ class Counters:
             self._begun = True
             self._last = {vpc: seen for vpc, seen in self._last.items() if vpc in kept}
 
-    def view(self, vm: VmConfig) -> FirewallView:
-        """The rules of a VM in the order of its spec, with their counters of all its VPCs, as of the last look."""
+    def view(self, vm: VmConfig, implied: Iterable[NetRule] = ()) -> FirewallView:
+        """The rules of a VM in the order of its spec, with their counters of all its VPCs, as of the last look.
+
+        :param implied: those that follow from what is published of it.
+        """
         with self._lock:
             seen = [self._last.get(vpc, {}) for vpc in vm.vpcs]
         rules = [_rule_view(directed(rule, vm), vm.id, seen) for rule in vm.rules]
+        rules += [dataclasses.replace(_rule_view(rule, vm.id, seen), implied=True) for rule in implied]
         dropped = {way: _sum([Rule(chain_of(vm.id, way), CLOSED)], seen) for way in Direction}
         return FirewallView(vm.id, tuple(rules), dropped[Direction.INGRESS][0], dropped[Direction.EGRESS][0])
 

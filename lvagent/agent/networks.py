@@ -11,21 +11,21 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lvagent.agent.configs import VpcConfigs
+from lvagent.agent.configs import FloatWishes, PortWishes, VpcConfigs
 from lvagent.agent.counters import Counters
 from lvagent.agent.index import Index
 from lvagent.agent.leftovers import Leftovers
 from lvagent.agent.locks import VpcLocks
 from lvagent.agent.peers import Links
+from lvagent.agent.services import Services
 from lvagent.agent.trace import Trace
 from lvagent.agent.wires import Dhcps, Metadatas, Wires
-from lvagent.errors import HostError, LvagentError
+from lvagent.errors import Conflict, HostError, LvagentError
 from lvagent.failpoints import point
-from lvagent.plan import diff, firewall, uplinks, wanted
-from lvagent.plan.resources import Dhcp, Fabric, Filter, Firewall, Plug, PortFilter, Ruleset
+from lvagent.plan import diff, firewall, inward, uplinks, wanted
+from lvagent.plan.resources import Fabric, Filter, Firewall, Plug, PortFilter, Ruleset
 from lvagent.plan.uplinks import Transit, UplinkPolicy
 from lvagent.plan.wanted import Policy
-from lvagent.spec import names
 from lvagent.spec.vm import Network as NetworkConfig
 from lvagent.spec.vm import VmConfig
 from lvagent.spec.vpc import UplinkMode, VpcConfig
@@ -57,27 +57,48 @@ class Networks:
         locks: Path,
         configs: VpcConfigs | None = None,
         uplinks: Callable[[], UplinkPolicy | None] | None = None,
+        ports: PortWishes | None = None,
+        floating: FloatWishes | None = None,
     ) -> None:
         self._index = index
         self._wires = wires
-        self._dhcp = dhcp
-        self._metadata = metadata
         self._policy = policy
         self._uplinks = uplinks
         self.configs = configs or VpcConfigs()
+        self.ports = ports or PortWishes()
+        self.floating = floating or FloatWishes()
         self.locks = VpcLocks(locks)
         self.links = Links(index, wires, self.locks)
         self.counters = Counters(wires.counted)
+        self._services = Services(wires, dhcp, metadata, lambda: self.policy)
         self.leftovers = Leftovers(index, wires, dhcp, metadata, lambda: self.policy)
 
     @property
     def policy(self) -> Policy:
         """What the wanted resources depend on, as it is wanted now."""
-        return dataclasses.replace(self._policy, vpcs=self.configs.all())
+        return dataclasses.replace(
+            self._policy, vpcs=self.configs.all(), ports=self.ports.all(), floating=self.floating.all()
+        )
 
     def policy_with(self, vpc: str, config: VpcConfig) -> Policy:
         """The policy if this were wanted of a VPC."""
-        return dataclasses.replace(self._policy, vpcs={**self.configs.all(), vpc: config})
+        return dataclasses.replace(self.policy, vpcs={**self.configs.all(), vpc: config})
+
+    def unpublish(self, vm: str) -> None:
+        """Forget what leads to a VM from outside; whoever converges its VPC takes it away.
+
+        :raise HostError: it could not be forgotten.
+        """
+        if self.ports.get(vm) is not None or vm in self.ports.broken():
+            self.ports.set(vm, None)
+            self.ports.keep(vm)
+        for address in [one.address for one in self.floating.all().values() if one.vm == vm]:
+            self.floating.set(address, None)
+            self.floating.keep(address)
+
+    def probe(self, link: str, address: str) -> str:
+        """The MAC that answers for an address on a link of the host; '' if none does."""
+        return self._wires.probe(link, address)
 
     def transits(self) -> Mapping[str, Transit]:
         """The addresses of the uplinks that are there, by VPC."""
@@ -85,14 +106,25 @@ class Networks:
 
     def trouble(self) -> Mapping[str, tuple[str, ...]]:
         """What keeps uplinks from being whole, by VPC; of '': what concerns all."""
-        return {**{vpc: (why,) for vpc, why in self.configs.broken().items()}, "": self._wires.trouble()}
+        found = {vpc: [why] for vpc, why in self.configs.broken().items()}
+        for vm, why in self.ports.broken().items():
+            for vpc in self._index.vpcs_of(vm):
+                found.setdefault(vpc, []).append(f"nothing of {vm} is published: {why}")
+        for vm, why in inward.loose(self.floating.all().values(), self._policy.uplinks):
+            for vpc in self._index.vpcs_of(vm):
+                found.setdefault(vpc, []).append(why)
+        return {**{vpc: tuple(texts) for vpc, texts in found.items()}, "": self._wires.trouble()}
+
+    def look_around(self) -> None:
+        """Look how uplinks are on this host by now: its addresses, links and DNS servers."""
+        if self._uplinks is not None:
+            self._policy = dataclasses.replace(self._policy, uplinks=self._uplinks())
 
     def prepare(self) -> None:
         """Have ready what the first VPC would else have to wait for, and look how uplinks are on this host by now."""
-        if self._uplinks is not None:
-            self._policy = dataclasses.replace(self._policy, uplinks=self._uplinks())
+        self.look_around()
         self._wires.prepare()
-        self._metadata.ready()
+        self._services.ready()
         if self._outside():
             self._wires.look()
 
@@ -148,13 +180,12 @@ class Networks:
         """Bring the VPC's dnsmasq and metadata to what its members want."""
         with self.locks.services(vpc):
             members = self._index.members(vpc)
-            self._serve_dhcp(vpc, members)
-            self._serve_metadata(vpc, members)
+            self._services.bring(vpc, members)
 
     def welcome(self, vm: str, vpc: str) -> None:
         """Serve a VM that starts anew: a lease under its former client id would keep its address from it."""
         with self.locks.services(vpc):
-            self._dhcp.forget(vpc, vm)
+            self._services.forget(vpc, vm)
         self.serve(vpc)
 
     def converge(self, vpc: str) -> None:
@@ -171,8 +202,7 @@ class Networks:
             members = self._index.members(vpc)
             if members and not wired:  # the first of a VPC has just come: what is served stands on wires
                 self.wire(vpc)
-            self._serve_dhcp(vpc, members)
-            self._serve_metadata(vpc, members)
+            self._services.bring(vpc, members)
             if not members:
                 with self.locks.wires(vpc):
                     apart = self._apply(vpc, remove=True).apart
@@ -194,8 +224,7 @@ class Networks:
                 applied = self._apply(vpc, remove=False)
             members = self._index.members(vpc)
             if members:
-                self._serve_dhcp(vpc, members)
-                self._serve_metadata(vpc, members)
+                self._services.bring(vpc, members)
         for other in sorted(applied.apart):
             self._join(vpc, other, remove=False)
         return applied.excess
@@ -214,6 +243,9 @@ class Networks:
         with self.locks.fabric(alone=False):
             if self._wires.mend_router(ways.router):
                 log.warning("the root namespace: somebody changed what uplinks need there; it is as it was")
+        led = {*self.ports.all(), *(one.vm for one in self.floating.all().values())}
+        for vpc in sorted({vpc for vm in led for vpc in self._index.vpcs_of(vm)}):
+            self.wire(vpc)  # what leads into it is there too
 
     def heal_fabric(self) -> None:
         """Bring the underlay side to what is wanted: any VPC that crosses it has it put right."""
@@ -227,6 +259,19 @@ class Networks:
         with self.locks.fabric(alone=False):
             return self._subtract(vpc, remove=remove, stale=stale or remove)
 
+    def check_known(self, vpc: str) -> None:
+        """Refuse what would not be done now: while a tap of nobody is in a VPC, what leads into it stays as it is.
+
+        :raise Conflict: there is one.
+        """
+        there = self._wires.observe(vpc) if vpc in self._wires.vpcs() else frozenset()
+        unknown = self.leftovers.unknown(there, self._index.members(vpc))
+        if unknown:
+            text = (
+                f"what leads into {vpc} stays as it is while {', '.join(unknown)} is in it, which no VM known here has"
+            )
+            raise Conflict(text, other=vpc, hint="whose is it? lvagent strays ls, virsh list")
+
     def _subtract(self, vpc: str, *, remove: bool, stale: bool) -> Applied:
         """Bring wires to what is wanted, but for links to other VPCs: for these the locks of both are needed."""
         members = self._index.members(vpc)
@@ -236,7 +281,7 @@ class Networks:
         if vpc in self.configs.broken():  # whether it shall have a way out is not known
             wish = uplinks.keeping(wish, there)
         if unknown or not self._index.loaded:  # who else is in the VPC is not known
-            wish = firewall.joined(wish, there, members)
+            wish = inward.keeping(firewall.joined(wish, there, members), there)
         whole = diff.subtract(wish, there)
         steps, old, new = diff.apart(whole)
         gone: list[Filter] = []
@@ -255,44 +300,6 @@ class Networks:
             return Applied(0 if unknown else len(steps.remove))
         apart = (*new, *(old if stale and not unknown else ()))
         return Applied(0 if unknown else len(whole.remove), frozenset(one.other for one in apart))
-
-    def _serve_dhcp(self, vpc: str, members: tuple[VmConfig, ...]) -> None:
-        wish = wanted.dhcp(vpc, members, self.policy)
-        if wish is None:
-            if not self._wires.taps(vpc):
-                self._dhcp.remove(vpc)
-                point("dhcp.removed")
-            return
-        there = self._dhcp.observe(vpc)
-        if there is not None:
-            wish = self._keeping(wish, there, members)
-        if there != wish:
-            self._dhcp.ensure(wish)
-            point("dhcp.served")
-
-    def _keeping(self, wish: Dhcp, there: Dhcp, members: tuple[VmConfig, ...]) -> Dhcp:
-        """The wish, and the reservations of running guests that nobody knows (their domain cannot be read)."""
-        known = _taps(members)
-        lost = [host for host in there.hosts if names.tap(host.vm, host.position) not in known]
-        taps = self._wires.taps(wish.vpc) if lost else frozenset()
-        kept = [host for host in lost if names.tap(host.vm, host.position) in taps]
-        bridges = {host.subnet for host in kept} - {subnet.name for subnet in wish.subnets}
-        subnets = [*wish.subnets, *(subnet for subnet in there.subnets if subnet.name in bridges)]
-        return dataclasses.replace(
-            wish,
-            subnets=tuple(sorted(subnets, key=lambda subnet: subnet.name)),
-            hosts=tuple(sorted([*wish.hosts, *kept], key=lambda host: (host.vm, host.position))),
-        )
-
-    def _serve_metadata(self, vpc: str, members: tuple[VmConfig, ...]) -> None:
-        wish = wanted.metadata(vpc, members, self.policy)
-        if wish is None:
-            if not self.policy.config(vpc).metadata or not self._wires.taps(vpc):
-                self._metadata.remove(vpc)
-                point("metadata.removed")
-        elif self._metadata.observe(vpc) != self._metadata.digest(wish):
-            self._metadata.ensure(wish)
-            point("metadata.served")
 
     def tidy_fabric(self) -> None:
         """Take away what of the underlay side no member of any VPC crosses."""
@@ -322,7 +329,7 @@ class Networks:
         for nic in spec.networks:
             place = wanted.plug(spec, nic, self.policy)
             if nic.netname == vpc and place.tap in taps:
-                self._wires.plug(_filters(spec, nic), place)
+                self._wires.plug(self._filters(spec, nic), place)
                 point("network.plugged")
 
     def replug(self, vpc: str) -> None:
@@ -339,7 +346,7 @@ class Networks:
                 for nic in spec.networks:
                     place = wanted.plug(spec, nic, self.policy)
                     if nic.netname == vpc and place not in there:
-                        self._put_back(_filters(spec, nic), place)
+                        self._put_back(self._filters(spec, nic), place)
 
     def _running(self, vpc: str) -> list[VmConfig]:
         entries = [entry for entry in self._index.all() if entry.domain is not None and entry.domain.active]
@@ -351,13 +358,18 @@ class Networks:
         except HostError as error:  # libvirt is about to make the tap, or its qemu has just ended
             log.warning("%s: %s", place.tap, error)
 
+    def _filters(self, spec: VmConfig, nic: NetworkConfig) -> list[PortFilter | Firewall]:
+        """What must stand before the tap of this NIC is up."""
+        implied = self.policy.implied(spec, nic.netname)
+        return [wanted.port_filter(spec, nic), firewall.firewall(nic.netname, spec, implied)]
+
     def leased(self, vpc: str) -> dict[str, float]:
         """When each address of a VPC was leased last (Unix time)."""
-        return self._dhcp.leased(vpc)
+        return self._services.leased(vpc)
 
     def asked(self, vpc: str) -> dict[str, tuple[int, int]]:
         """How many metadata requests each VM in a VPC made, and when the last (Unix time)."""
-        return self._metadata.asked(vpc)
+        return self._services.asked(vpc)
 
     def preview(self, vpc: str, members: Sequence[VmConfig]) -> diff.Steps:
         """The steps that these members would need; touches nothing."""
@@ -369,16 +381,7 @@ class Networks:
         self._wires.close()
 
 
-def _filters(spec: VmConfig, nic: NetworkConfig) -> list[PortFilter | Firewall]:
-    """What must stand before the tap of this NIC is up."""
-    return [wanted.port_filter(spec, nic), firewall.firewall(nic.netname, spec)]
-
-
 def _in_one(steps: diff.Steps) -> list[Filter]:
     """What goes of a filter that stays: in one step with what comes, for the one may refer to the other."""
     stays = not any(isinstance(one, Ruleset) for one in steps.remove)
     return [one for one in steps.remove if isinstance(one, Filter)] if stays else []
-
-
-def _taps(members: Sequence[VmConfig]) -> set[str]:
-    return {names.tap(spec.id, nic.position) for spec in members for nic in spec.networks}

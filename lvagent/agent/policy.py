@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 from pathlib import Path
 
-from lvagent.agent.configs import VpcConfigs
+from lvagent.agent.configs import FloatWishes, PortWishes, VpcConfigs
 from lvagent.config import Settings
 from lvagent.config_uplink import nets
 from lvagent.errors import LvagentError, SpecError
@@ -15,7 +15,7 @@ from lvagent.host import host
 from lvagent.host.wishes import WishFiles
 from lvagent.plan.uplinks import UplinkPolicy
 from lvagent.plan.wanted import Policy
-from lvagent.render import nft, uplinks
+from lvagent.render import inward, nft, uplinks
 from lvagent.render.domain import DomainOptions
 from lvagent.spec import names
 from lvagent.spec.addresses import Net
@@ -44,12 +44,23 @@ def policy(settings: Settings) -> Policy:
         uplink=UplinkMode(settings.vpc.uplink),
         metadata=settings.vpc.metadata,
         uplinks=uplink_policy(settings, local),
+        led=inward.inward,
     )
 
 
 def configs(settings: Settings) -> VpcConfigs:
     """What is wanted of VPCs, by their files."""
     return VpcConfigs(WishFiles(Path(settings.paths.vpcs), names.VPC_NAME))
+
+
+def port_wishes(settings: Settings) -> PortWishes:
+    """What is published of VMs, by their files."""
+    return PortWishes(WishFiles(Path(settings.paths.vpcs), names.VM_ID, "ports"))
+
+
+def float_wishes(settings: Settings) -> FloatWishes:
+    """The floating addresses, by their files."""
+    return FloatWishes(WishFiles(Path(settings.paths.vpcs), names.ADDRESS, "floating"))
 
 
 def uplink_policy(settings: Settings, local: str) -> UplinkPolicy:
@@ -73,7 +84,9 @@ def uplink_policy(settings: Settings, local: str) -> UplinkPolicy:
         own=frozenset(one.ip for one in own),
         private=ways.private_names,
         router=uplinks.router(pools, denied, asked, ipv6=ipv6),
-        tables={kind: uplinks.table(pools, denied, kind) for kind in kinds},
+        links=_links(),
+        ways={4: ways.interface, 6: ways.interface} if ways.interface else _default_links(),
+        tables={kind: uplinks.table(pools, denied, kind, {one.ip for one in own}) for kind in kinds},
     )
 
 
@@ -85,6 +98,22 @@ def underlay(local: str, own: Iterable[Interface]) -> list[Net]:
     if not local:
         return []
     return [one.network for one in own if str(one.ip) == local] or [ip_network(local)]
+
+
+def _links() -> dict[str, tuple[Interface, ...]]:
+    try:
+        return host.links()
+    except LvagentError as error:
+        log.warning("the links of this host are not known: %s", error)
+        return {}
+
+
+def _default_links() -> dict[int, str]:
+    try:
+        return host.default_links()
+    except LvagentError as error:
+        log.warning("the default route of this host is not known: %s", error)
+        return {}
 
 
 def _addresses() -> tuple[Interface, ...]:

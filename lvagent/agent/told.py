@@ -41,7 +41,9 @@ class Told:
         spec = self._entry(vm).carried
         for vpc in spec.vpcs:
             self._networks.counters.look(vpc)
-        return self._networks.counters.view(spec)
+        policy = self._networks.policy
+        implied = dict.fromkeys(rule for vpc in spec.vpcs for rule in policy.implied(spec, vpc))
+        return self._networks.counters.view(spec, implied)
 
     def domain_xml(self, vm: str) -> str:
         """The domain XML as libvirt has it."""

@@ -64,6 +64,8 @@ def status(
         error=entry.error,
         observed_at=iso_time(time.time() - (time.monotonic() - entry.observed_at)),
         stale=stale_since is not None,
+        published=policy.published(entry.carried),
+        floating=tuple(sorted(one.address for one in policy.floating.values() if one.vm == entry.spec.id)),
     )
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from lvagent.agent import publications
 from lvagent.agent.index import Entry, Index, Phase
 from lvagent.agent.networks import Networks
 from lvagent.agent.plug import HOOK_PHASES, with_hook
@@ -106,6 +107,7 @@ class Vms:
             entry = self.prepare(spec)
             xml = self.xml(entry)
             self._index.claim(entry)
+            self._networks.unpublish(spec.id)  # said of one that had this id, and was undefined by hand
         with Undo() as undo:
             undo.add(self._forget, spec)
             point("create.claimed")
@@ -223,6 +225,7 @@ class Vms:
         with trace.phase("check"):
             wanted.check_mtu(spec, self._networks.policy)
             check_spec(spec, self._index, self._networks.policy)
+            publications.check_spec(spec, self._index, self._networks.policy)
             self.check_uuid(entry.spec, spec)
             judged = self._volumes.check(spec.volumes)
             new = judged.missing
@@ -347,6 +350,8 @@ class Vms:
         with trace.phase("stop"):
             self.end(vm, grace)
         point("delete.stopped")
+        self._networks.unpublish(vm)
+        point("delete.unpublished")
         if volumes:
             with trace.phase("volumes"):
                 self._volumes.remove(vm, self._index.unshared(vm, (*entry.files, *entry.making)))

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from lvagent.agent.index import Index
 from lvagent.agent.locks import VmLocks
 from lvagent.agent.networks import Networks
+from lvagent.agent.publications import check_vpc
 from lvagent.agent.undo import Undo
 from lvagent.errors import NotFound, SpecError
 from lvagent.failpoints import point
@@ -95,6 +96,7 @@ class VpcWishes:
                 raise SpecError(f"forwarders[{index}]", f"{forwarder} is an address of this host", hint)
         members = self._index.members(vpc)
         subnets = {net for spec in members for net in uplinks.nets_of(spec, vpc).values()}
+        check_vpc(vpc, self._index, policy)
         for net in subnets:
             check(vpc, {"uplink": net}, self._index, policy)
 

@@ -7,6 +7,7 @@ import dataclasses
 from lvagent.api.operations import OperationView
 from lvagent.api.problems import Json, problem
 from lvagent.spec.dump import dump_rule, dump_vm
+from lvagent.spec.publications import dump_publications
 from lvagent.spec.status import (
     FirewallView,
     ImageView,
@@ -43,6 +44,8 @@ def vm(status: VmStatus) -> Json:
         "process": None if status.process is None else dataclasses.asdict(status.process),
         "changed_at": status.changed_at,
         "ports": [_port(port) for port in status.ports],
+        "published": dump_publications(status.published),
+        "floating": list(status.floating),
         "drift": list(status.drift),
         "drift_details": [dataclasses.asdict(one) for one in status.drift_details],
         "timings": phases(status.timings),
@@ -93,7 +96,10 @@ def firewall(view: FirewallView) -> Json:
     return {
         "vm": view.vm,
         "rules": [
-            {**dump_rule(one.rule), "packets": one.packets, "bytes": one.bytes, "last_hit": one.last_hit}
+            {
+                **dump_rule(one.rule),
+                **{name: getattr(one, name) for name in ("packets", "bytes", "last_hit", "implied")},
+            }
             for one in view.rules
         ],
         "refused": {

@@ -20,6 +20,7 @@ from lvagent.errors import Conflict, HostError, LvagentError, NotFound
 from lvagent.spec import names
 from lvagent.spec.access import Caller
 from lvagent.spec.monitor import Hmp, Qmp
+from lvagent.spec.publications import Floating, Publication
 from lvagent.spec.status import (
     Action,
     FirewallView,
@@ -43,6 +44,9 @@ _NAMES = re.compile(
     r"(?<![0-9A-Za-z-])(?:i-[0-9]{10}|t[0-9]{10}-[0-9]{1,2}|(?:vpc|subnet)-[0-9a-z]{10})(?![0-9A-Za-z])"
 )
 """Ids in a text: of VMs, taps, VPCs, subnets."""
+
+PROGRAM = ")"
+"""How a conflict names a program of the host: ``name (pid 1)``; ids do not end so."""
 
 VEILED = "it contradicts something outside of the VPCs of this token"
 
@@ -242,6 +246,38 @@ class Limited:
             raise NotFound("vpc", vpc)
         self._agent.delete_vpc(vpc)
 
+    def ports(self, vm: str) -> Sequence[Publication]:
+        """What is published of a VM of his."""
+        self.vm(vm)
+        return self._agent.ports(vm)
+
+    def put_ports(self, vm: str, wish: tuple[Publication, ...]) -> Sequence[Publication]:
+        """Publish ports of a VM of his. Which program of the host has a port he is not told."""
+        self.vm(vm)
+        return self._agent.put_ports(vm, wish)
+
+    def floating(self) -> Sequence[Floating]:
+        """The floating addresses of VMs of his."""
+        mine = {one.spec.id for one in self.vms()}
+        return tuple(one for one in self._agent.floating() if one.vm in mine)
+
+    def floating_address(self, address: str) -> Floating:
+        """One of a VM of his."""
+        for one in self.floating():
+            if one.address == address:
+                return one
+        raise NotFound("floating address", address, listed="/v1/floating")
+
+    def put_floating(self, wish: Floating) -> Floating:
+        """The addresses of the host's network are the host's."""
+        self._check_host()
+        return self._agent.put_floating(wish)
+
+    def delete_floating(self, address: str) -> None:
+        """As ``put_floating``."""
+        self._check_host()
+        self._agent.delete_floating(address)
+
     def subnets(self) -> Sequence[SubnetView]:
         """The subnets of his VPCs."""
         mine = {one.spec.id for one in self.vms()}
@@ -300,7 +336,8 @@ class Limited:
         """
         if not isinstance(error, Conflict | HostError):
             return error
-        if not any(self._foreign(text) for text in (error.message, error.hint, getattr(error, "other", ""))):
+        other = str(getattr(error, "other", ""))
+        if not other.endswith(PROGRAM) and not any(map(self._foreign, (error.message, error.hint, other))):
             return error
         if isinstance(error, Conflict):
             hint = "choose another value there: what is in use elsewhere cannot be had"

@@ -8,6 +8,7 @@ from typing import Protocol
 from lvagent.agent.news import News
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.peerings import PeeringView
+from lvagent.spec.publications import Floating, Publication
 from lvagent.spec.status import (
     Action,
     FirewallView,
@@ -117,6 +118,24 @@ class Agent(Protocol):
 
     def delete_vpc(self, vpc: str) -> None:
         """Forget what was wanted of a VPC: it is as the settings have it."""
+
+    def ports(self, vm: str) -> Sequence[Publication]:
+        """The ports of the host that lead to a VM."""
+
+    def put_ports(self, vm: str, wish: tuple[Publication, ...]) -> Sequence[Publication]:
+        """Have these ports of the host lead to a VM, and no others; all or nothing."""
+
+    def floating(self) -> Sequence[Floating]:
+        """The addresses of the host's network that are led to VMs."""
+
+    def floating_address(self, address: str) -> Floating:
+        """One of them."""
+
+    def put_floating(self, wish: Floating) -> Floating:
+        """Lead an address to a VM, wherever it was led before; all or nothing."""
+
+    def delete_floating(self, address: str) -> None:
+        """Lead an address nowhere."""
 
     def subnets(self) -> Sequence[SubnetView]:
         """All subnets, by name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lvagent.api import events, monitor, peerings, strays, views, vpcs
+from lvagent.api import events, inward, monitor, peerings, strays, views, vpcs
 from lvagent.api.contract import TEXT, XML, Header, Name, Reply, Route, View
 from lvagent.spec.access import Role
 from lvagent.spec.status import Action
@@ -14,6 +14,7 @@ PAIR = (
     Name("a", "vpc", r"vpc-[0-9a-z]{10}", "vpc-aaaaaaaaaa"),
     Name("b", "vpc", r"vpc-[0-9a-z]{10}", "vpc-bbbbbbbbbb"),
 )
+ADDRESS = Name("address", "floating address", r"[0-9A-Fa-f.:]{2,45}", "192.0.2.50")
 PID = Name("pid", "stray", r"[1-9][0-9]{0,6}", "4242")
 OPERATION = Name("id", "operation", r"op-[0-9a-f]{16}", "op-0123456789abcdef")
 ACTION = Name("action", "action", "|".join(Action), Action.START.value, tuple(Action))
@@ -98,6 +99,21 @@ ROUTES: tuple[Route, ...] = (
     _settle("restore", "restoreVm", "Define the wish again, over what was changed by hand.", views.restore),
     _read(
         "/v1/vms/{id}/rules", "showRules", "The rules of a VM, and what they let in and out.", views.rules, "Rules", VM
+    ),
+    _read(
+        "/v1/vms/{id}/ports", "showPorts", "The ports of the host that lead to a VM.", inward.show_ports, "PortList", VM
+    ),
+    Route(
+        "PUT",
+        "/v1/vms/{id}/ports",
+        "putPorts",
+        Role.ADMIN,
+        "Have these ports of the host lead to a VM, and no others; all or nothing. They go with the VM.",
+        inward.put_ports,
+        (Reply(200, "It is so.", "PortList"),),
+        (404, 409, 413, 415),
+        names=(VM,),
+        body="PortsSpec",
     ),
     _read(
         "/v1/vms/{id}/timeline",
@@ -200,6 +216,38 @@ ROUTES: tuple[Route, ...] = (
         (Reply(204, "It is forgotten."),),
         (404, 409, 413, 415),
         names=(VPC,),
+    ),
+    _read("/v1/floating", "listFloating", "The floating addresses, in order.", inward.list_floating, "FloatingList"),
+    _read(
+        "/v1/floating/{address}",
+        "showFloating",
+        "Where a floating address is led.",
+        inward.show_floating,
+        "Floating",
+        ADDRESS,
+    ),
+    Route(
+        "PUT",
+        "/v1/floating/{address}",
+        "putFloating",
+        Role.ADMIN,
+        "Lead an address of the host's network to a VM, wherever it was led before. Not for tokens limited to VPCs.",
+        inward.put_floating,
+        (Reply(200, "It is so.", "Floating"),),
+        (404, 409, 413, 415),
+        names=(ADDRESS,),
+        body="FloatingSpec",
+    ),
+    Route(
+        "DELETE",
+        "/v1/floating/{address}",
+        "deleteFloating",
+        Role.ADMIN,
+        "Lead an address nowhere. Not for tokens limited to VPCs.",
+        inward.delete_floating,
+        (Reply(204, "It is free."),),
+        (404, 409, 413, 415),
+        names=(ADDRESS,),
     ),
     _read("/v1/subnets", "listSubnets", "All subnets, by name.", views.list_subnets, "SubnetList"),
     _read("/v1/subnets/{name}", "showSubnet", "One subnet.", views.show_subnet, "Subnet", SUBNET),

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import cast
 
+from lvagent.api.inward_schemas import inward_schemas
 from lvagent.api.operations import Progress
 from lvagent.api.peerings import peering_schemas
 from lvagent.api.problems import TITLES, URN, Json
@@ -126,6 +127,8 @@ STATUS_MEMBERS: Mapping[str, Json] = {
     "process": _or_null(PROCESS),
     "changed_at": _text("since when the agent knows that state and reason (RFC 3339)"),
     "ports": _list(_ref("Port"), "its NICs as they stand"),
+    "published": _list(_ref("Publication"), "the ports of the host that lead to it"),
+    "floating": _texts("the floating addresses that lead to it"),
     "drift": _texts("paths of the spec in which what is there differs from it"),
     "drift_details": _list(_ref("Drift"), "the same with their values"),
     "timings": _list(_ref("Phase"), "the phases of the last put or start"),
@@ -171,10 +174,11 @@ def _rules() -> Json:
         "last_hit": _or_null(
             _text("when it was last hit (RFC 3339), to within a sweep; null: not since the agent began")
         ),
+        "implied": _flag("it is not of the spec: it lets in what is published"),
     }
     refused = {way.value: _object("What was dropped.", _COUNTED) for way in Direction}
     return _object(
-        "The rules of a VM, in the order of its spec.",
+        "The rules of a VM, in the order of its spec; then those that published ports imply.",
         {
             "vm": _text("the VM"),
             "rules": _list(_object("A rule.", {**members, **counted}), "its rules"),
@@ -320,6 +324,9 @@ def schemas() -> dict[str, Json]:
         "Drift": DRIFT,
         "Phase": PHASE,
         **vpc_schemas(),
+        **inward_schemas(),
+        "PortList": _items("Publication"),
+        "FloatingList": _items("Floating"),
         "VpcList": _items("Vpc"),
         "Subnet": SUBNET,
         "SubnetList": _items("Subnet"),

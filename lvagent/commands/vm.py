@@ -7,7 +7,7 @@ from typing import IO, cast
 
 import click
 
-from lvagent.commands import access, monitor
+from lvagent.commands import access, inward, monitor
 from lvagent.commands.failure import Failure
 from lvagent.commands.session import Session, output_option, pass_session
 from lvagent.commands.tables import Json, objects, plain, print_facts, print_json, print_table, texts
@@ -197,6 +197,9 @@ def _show_parts(vm: Json) -> None:
     ]
     print_table(("NIC", "TAP", "MAC", "SUBNET", "ADDRESSES"), ports, empty="no NICs")
     click.echo()
+    if vm["published"] or vm["floating"]:
+        print_facts({"published": inward.told(objects(vm["published"])), "floating": vm["floating"]})
+        click.echo()
     disks = [
         (disk["position"], disk["path"], disk["image"], disk["size_gb"] and f"{disk['size_gb']} GiB")
         for disk in objects(vm["volumes"])
@@ -260,5 +263,6 @@ for _name, _about in ACTIONS.items():
 group.add_command(access.console)
 group.add_command(access.ssh)
 group.add_command(access.log)
+group.add_command(inward.ports)
 group.add_command(monitor.qmp)
 group.add_command(monitor.hmp)

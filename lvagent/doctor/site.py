@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lvagent.agent.peering import KEY, stored
-from lvagent.agent.policy import configs, policy
+from lvagent.agent.policy import configs, float_wishes, policy, port_wishes
 from lvagent.agent.vms import ABSENT, ABSENT_WITH_VOLUMES
 from lvagent.config import Settings
 from lvagent.doctor.fsck import Domain, Site, VpcFacts
@@ -57,7 +57,12 @@ class Reader:
         vpcs = {vpc for spec in specs for vpc in spec.vpcs} | self._network.vpcs() | self._dhcp.vpcs() | served
         fabric = self._settings.fabric.netns
         return Site(
-            policy=dataclasses.replace(policy(self._settings), vpcs=configs(self._settings).all()),
+            policy=dataclasses.replace(
+                policy(self._settings),
+                vpcs=configs(self._settings).all(),
+                ports=port_wishes(self._settings).all(),
+                floating=float_wishes(self._settings).all(),
+            ),
             domains=domains,
             vpcs={vpc: self._vpc(vpc) for vpc in sorted(vpcs)},
             fabric=self._network.fabric(),

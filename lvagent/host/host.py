@@ -106,6 +106,29 @@ def nameservers(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def links() -> dict[str, tuple[IPv4Interface | IPv6Interface, ...]]:
+    """The links of this host that are no loopback, with their addresses."""
+    found = json.loads(run(["ip", "-j", "address", "show"]) or "[]")
+    return {
+        str(link["ifname"]): tuple(
+            ip_interface(f"{one['local']}/{one['prefixlen']}") for one in link.get("addr_info", ())
+        )
+        for link in found
+        if link.get("link_type") != "loopback"
+    }
+
+
+def default_links() -> dict[int, str]:
+    """The link of the default route, by IP version."""
+    found = {}
+    for version in (4, 6):
+        ways = json.loads(run(["ip", "-j", f"-{version}", "route", "show", "default"]) or "[]")
+        links = [str(one["dev"]) for one in sorted(ways, key=lambda one: one.get("metric", 0)) if "dev" in one]
+        if links:
+            found[version] = links[0]
+    return found
+
+
 def addresses() -> tuple[IPv4Interface | IPv6Interface, ...]:
     """The addresses of this host with the prefixes of their networks."""
     found = json.loads(run(["ip", "-j", "address", "show"]) or "[]")

@@ -12,15 +12,18 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from lvagent.config import Settings
 from lvagent.errors import HostError
 from lvagent.failpoints import point
 from lvagent.host import bridge_netfilter, kernel_filter, netns, peers
 from lvagent.host.fabric import FabricSide
+from lvagent.host.inward import InwardSide
 from lvagent.host.links import Link
 from lvagent.host.netspace import Netspace, translated
 from lvagent.host.nft_read import Counted
+from lvagent.host.proxies import ProxySide
 from lvagent.host.removal import InVpc, Removal, by_vpc, filters_of, of
 from lvagent.host.router import RouterSide
 from lvagent.host.uplinks import Uplinks
@@ -31,10 +34,12 @@ from lvagent.plan.resources import (
     Fabric,
     Filter,
     Firewall,
+    Inward,
     Netns,
     Peer,
     Plug,
     PortFilter,
+    Proxy,
     Resource,
     Router,
     Ruleset,
@@ -64,6 +69,8 @@ class Network:
         self._fabric = FabricSide(settings, self._here)
         self._uplinks = Uplinks(settings, self._here)
         self._router = RouterSide(settings, self._here)
+        self._inward = InwardSide(self._here, self._uplinks, self._router)
+        self._proxies = ProxySide(Path(settings.paths.state), self._here)
 
     def prepare(self) -> None:
         """Make the folder ready in which namespaces are named; the first time, try whether the kernel can filter.
@@ -127,8 +134,10 @@ class Network:
         """
         with translated(vpc, "read"):
             side = self._vpcs.find(vpc)
-            shared = (self._fabric.observe(), self._router.observe(), self._uplinks.observe(vpc, side))
-            found: set[Resource] = {one for one in shared if one is not None}
+            shared = (self._fabric.observe(), self._router.observe())
+            ways = (self._uplinks.observe(vpc, side), self._inward.observe(vpc, side))
+            found: set[Resource] = {one for one in (*shared, *ways) if one is not None}
+            found |= self._proxies.observe(vpc)
             if side is None:
                 return frozenset(found | self._half_made(vpc))
             seen = side.observe()
@@ -178,6 +187,10 @@ class Network:
         for uplink in of(Uplink, resources):
             self._uplinks.ensure(uplink, self._vpcs.needed(uplink.vpc))
         self._ensure_peers({(one.vpc, one.other): one for one in of(Peer, resources)})
+        for led in of(Inward, resources):
+            self._inward.ensure(led, self._vpcs.needed(led.vpc))
+        for proxy in of(Proxy, resources):
+            self._proxies.ensure(proxy)
         for plug in of(Plug, resources):
             side = self._vpcs.needed(plug.vpc)
             side.plug(plug, side.bound_mac(plug.tap), self._here())
@@ -241,6 +254,10 @@ class Network:
             side.filter.put(filters)
         side.plug(plug, side.bound_mac(plug.tap), self._here())
 
+    def probe(self, link: str, address: str) -> str:
+        """The MAC that answers for an address on a link of the host; '' if none does."""
+        return self._proxies.probe(link, address)
+
     def transits(self) -> dict[str, Transit]:
         """The addresses of the uplinks that are there, by VPC."""
         return self._uplinks.transits()
@@ -281,7 +298,7 @@ class Network:
 
         :raise HostError: all that could not be removed.
         """
-        Removal(self._vpcs, self._fabric, self._uplinks, self._router, resources).run()
+        Removal(self._vpcs, self._fabric, self._uplinks, self._inward, self._proxies, self._router, resources).run()
 
     def close(self) -> None:
         """Let go of all namespaces; they stay as they are."""

@@ -256,6 +256,8 @@ _FIELDS: dict[str, tuple[int, Callable[[bytes, bytes], str]]] = {
     "ipv6_field_range": (16, _network6),
     "ipv4_span": (4, _span),
     "ipv6_span": (16, _span),
+    "port_span": (2, lambda first, last: f"{int.from_bytes(first, 'big')}-{int.from_bytes(last, 'big')}"),
+    "protocol": (1, lambda first, _last: str(first[0])),
     "direction": (1, _direction),
     "number": (4, lambda first, _last: str(int.from_bytes(first, "little"))),
 }

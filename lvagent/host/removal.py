@@ -1,4 +1,4 @@
-"""Taking the network of VPCs away: ports, uplinks, then what crosses to the underlay side, then subnets and namespaces.
+"""Taking the network of VPCs away: ports, ways in and out, what crosses to the underlay side, subnets, namespaces.
 
 A namespace that goes takes the taps in it along, and running VMs are left with dead NICs. So whatever a tap stands on
 stays, and the caller is told; all else goes, whatever else could not.
@@ -13,7 +13,9 @@ from lvagent.errors import HostError
 from lvagent.failpoints import point
 from lvagent.host import peers
 from lvagent.host.fabric import FabricSide
+from lvagent.host.inward import InwardSide
 from lvagent.host.netspace import translated
+from lvagent.host.proxies import ProxySide
 from lvagent.host.router import RouterSide
 from lvagent.host.uplinks import Uplinks
 from lvagent.host.vpcs import VpcSides
@@ -24,10 +26,12 @@ from lvagent.plan.resources import (
     Filter,
     Firewall,
     Group,
+    Inward,
     Netns,
     Peer,
     Plug,
     PortFilter,
+    Proxy,
     Resource,
     Router,
     Ruleset,
@@ -40,7 +44,7 @@ from lvagent.render.nft import owner_of
 from lvagent.spec import names
 
 R = TypeVar("R")
-InVpc = Netns | Ruleset | Subnet | Veth | PortFilter | Firewall | Group | Extras | Peer | Plug | Uplink
+InVpc = Netns | Ruleset | Subnet | Veth | PortFilter | Firewall | Group | Extras | Peer | Plug | Uplink | Inward | Proxy
 
 
 def of(kind: type[R], resources: Iterable[object]) -> list[R]:
@@ -70,12 +74,16 @@ class Removal:
         vpcs: VpcSides,
         fabric: FabricSide,
         uplinks: Uplinks,
+        inward: InwardSide,
+        proxies: ProxySide,
         router: RouterSide,
         resources: Sequence[Resource],
     ) -> None:
         self._vpcs = vpcs
         self._fabric = fabric
         self._uplinks = uplinks
+        self._inward = inward
+        self._proxies = proxies
         self._router = router
         self._failures: list[HostError] = []
         self._resources = list(resources)
@@ -88,6 +96,10 @@ class Removal:
         for vpc, mine in by_vpc(self._resources).items():
             self._attempt(lambda vpc=vpc, mine=mine: self._ports(vpc, mine))  # type: ignore[misc]
         self._attempt(lambda: point("unwire.ports"))
+        if of(Proxy, self._resources):
+            self._attempt(lambda: self._proxies.remove(of(Proxy, self._resources)))
+        for led in of(Inward, self._resources):
+            self._attempt(lambda vpc=led.vpc: self._inward.remove(vpc, self._vpcs.find(vpc)))  # type: ignore[misc]
         for one in of(Uplink, self._resources):
             self._attempt(lambda vpc=one.vpc: self._uplinks.remove(vpc, self._vpcs.find(vpc)))  # type: ignore[misc]
         for vpc, mine in by_vpc(self._resources).items():
@@ -112,6 +124,7 @@ class Removal:
     def _forget_router(self) -> None:
         """What root has for uplinks goes with the last of them."""
         if not self._uplinks.vpcs():
+            self._proxies.clear()
             self._router.remove()
 
     def _ports(self, vpc: str, mine: Sequence[InVpc]) -> None:

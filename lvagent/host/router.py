@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 from lvagent.config import Settings
@@ -23,7 +24,10 @@ from lvagent.host.nft_read import INET
 from lvagent.host.rootfilter import UPLINK_COMMENT as COMMENT
 from lvagent.host.rootfilter import Chain, RootFilter
 from lvagent.plan.resources import Router
+from lvagent.render.elements import Element
+from lvagent.render.inward import ROOT_SETS, TARGETS, Placed, root_text
 from lvagent.render.nft import TABLE
+from lvagent.spec import names
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +50,8 @@ class RouterSide:
         """Chains of others that drop what uplinks forward, as they were when last looked for."""
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of root's table; not to be taken twice."""
         with translated(str(self._lock), "lock"), files.flocked(self._lock):
             yield
 
@@ -65,13 +70,13 @@ class RouterSide:
 
         :raise HostError: nft refused, or forwarding cannot be switched on.
         """
-        with self._locked():
+        with self.locked():
             self._make(wanted)
         self.look()
 
     def mend(self, wanted: Router) -> bool:
         """Make it again if somebody changed it; whether that was so. Then look who else has a say by now."""
-        with self._locked():  # what is just being made is no change of somebody's
+        with self.locked():  # what is just being made is no change of somebody's
             sound = self.observe() == wanted
             if not sound:
                 self._make(wanted)
@@ -83,10 +88,18 @@ class RouterSide:
         with translated("the filter of root", "read"):
             loaded = nft_read.table_comment(root.netfilter, INET)
         if loaded != wanted.digest:
-            root.nft.run(wanted.text, "the filter of root")
+            self._load(wanted.text)
         point("router.filtered")
         root.inside(lambda: self._forwarding.ensure(ipv6=wanted.ipv6))
         point("router.forwarding")
+
+    def _load(self, text: str) -> None:
+        """Load the table, with what leads into VPCs in the old one: no flow of theirs is cut."""
+        with translated("the filter of root", "read"):
+            found = nft_read.elements(self._root().netfilter, ROOT_SETS, INET)
+        vpcs = {one.comment for one in found if names.VPC_NAME.match(one.comment)}
+        led = "".join(root_text(vpc, (), [placed(one) for one in found if one.comment == vpc]) for vpc in sorted(vpcs))
+        self._root().nft.run(text + led, "the filter of root")
 
     def look(self) -> None:
         """Look who else drops what uplinks forward; by setting, have them let it pass. Never raises."""
@@ -119,7 +132,7 @@ class RouterSide:
 
     def remove(self) -> None:
         """Forward no more, if it was off before; take our rules out of chains of others, and the table away."""
-        with self._locked():
+        with self.locked():
             root = self._root()
             user = self._user(root)
             root.inside(lambda: self._forwarding.restore(user))
@@ -166,3 +179,12 @@ def _told(found: RootFilter, chain: Chain, how: str) -> str:
     owner = rootfilter.whose(found, chain)
     remedy = 'accept iifname "ux-*" and oifname "ux-*" there, or set uplink.foreign to accept'
     return f"{chain}: {how}{f' ({owner})' if owner else ''} drops what uplinks forward; {remedy}"
+
+
+def placed(one: Element) -> Placed:
+    """An element by which root leads into a VPC: without the address of the uplink in its key, and that address."""
+    ends = TARGETS[one.set[:-1]]
+    if ends:
+        return one.set, one.key[:-ends], one.key[-1]
+    size = 4 if one.set.endswith("4") else 16
+    return one.set, one.key, str(ip_address(int(one.value or 0).to_bytes(size, "little")))

@@ -16,11 +16,13 @@ from lvagent.plan.resources import (
     Fabric,
     Firewall,
     Group,
+    Inward,
     Metadata,
     Netns,
     Peer,
     Plug,
     PortFilter,
+    Proxy,
     Resource,
     Router,
     Ruleset,
@@ -50,10 +52,14 @@ def identity(resource: Resource) -> tuple[str, ...]:
             return (kind, name)
         case Router():
             return (kind,)
-        case Netns(vpc=vpc) | Ruleset(vpc=vpc) | Dhcp(vpc=vpc) | Metadata(vpc=vpc) | Extras(vpc=vpc) | Uplink(vpc=vpc):
+        case Netns(vpc=vpc) | Ruleset(vpc=vpc) | Dhcp(vpc=vpc) | Metadata(vpc=vpc) | Extras(vpc=vpc):
+            return (kind, vpc)
+        case Uplink(vpc=vpc) | Inward(vpc=vpc):
             return (kind, vpc)
         case Firewall(vpc=vpc, vm=name) | Group(vpc=vpc, name=name):
             return (kind, vpc, name)
+        case Proxy(vpc=vpc, address=address):
+            return (kind, vpc, address)
         case Bridge(vni=vni) | Vxlan(vni=vni):
             return (kind, str(vni))
         case Subnet(vpc=vpc, name=name) | Veth(vpc=vpc, subnet=name):
@@ -107,6 +113,10 @@ def describe(resource: Resource) -> str:
             return f"forwarding in root, {'IPv4 and IPv6' if ipv6 else 'IPv4'}"
         case Uplink(vpc=vpc, routes=routes):
             return f"uplink of {vpc}{', routed: ' if routes else ''}{', '.join(map(str, routes))}"
+        case Inward(vpc=vpc):
+            return f"published ports and floating addresses of {vpc}"
+        case Proxy(vpc=vpc, address=address, link=link):
+            return f"floating address {address} of {vpc} on {link}"
         case Netns(vpc=vpc):
             return f"namespace {vpc}"
         case Ruleset(vpc=vpc):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network, summarize_address_range
+from types import MappingProxyType
 
 from lvagent.plan.resources import Extras, Filter, Firewall, Group, Resource, Span
 from lvagent.spec import names
@@ -22,29 +23,37 @@ Ranges = Mapping[str, frozenset[Net]]
 Near = Sequence[tuple[str, Sequence[VmConfig]]]
 """VPCs that are peered with the one in question, each with its members."""
 
+Implied = Mapping[str, Sequence[NetRule]]
+"""Rules of each VM beside those of its spec."""
 
-def filters(vpc: str, members: Iterable[VmConfig], near: Near = ()) -> frozenset[Filter]:
+
+def filters(
+    vpc: str, members: Iterable[VmConfig], near: Near = (), implied: Implied = MappingProxyType({})
+) -> frozenset[Filter]:
     """The firewalls of these members, the groups that their rules name, and the extra addresses.
 
     :param near: what is in VPCs that are peered with this one; rules may name it too.
     """
     there = [vm for vm in members if vpc in vm.vpcs]
-    walls = {firewall(vpc, vm) for vm in there}
+    walls = {firewall(vpc, vm, implied.get(vm.id, ())) for vm in there}
     called = {name for vm in there for rule in vm.rules for name in named(rule)}
     groups = {group(vpc, name, there, near) for name in called}
     spans = _spans({vm.id: _extra_nets(vpc, vm) for vm in there})
     return frozenset(walls | groups | ({Extras(vpc, spans)} if spans else set()))
 
 
-def firewall(vpc: str, vm: VmConfig) -> Firewall:
-    """What a VM allows in a VPC."""
+def firewall(vpc: str, vm: VmConfig, implied: Sequence[NetRule] = ()) -> Firewall:
+    """What a VM allows in a VPC.
+
+    :param implied: rules beside those of its spec, with their direction.
+    """
     nics = _nics(vpc, vm)
     return Firewall(
         vpc=vpc,
         vm=vm.id,
         taps=tuple(sorted(names.tap(vm.id, nic.position) for nic in nics)),
         addresses=tuple(sorted(str(address.ip) for nic in nics for address in (nic.ipv4, nic.ipv6) if address)),
-        rules=tuple(sorted({directed(rule, vm) for rule in vm.rules}, key=order)),
+        rules=tuple(sorted({*implied, *(directed(rule, vm) for rule in vm.rules)}, key=order)),
     )
 
 

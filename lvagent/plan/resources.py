@@ -113,6 +113,31 @@ class Uplink:
 
 
 @dataclass(frozen=True, slots=True)
+class Inward:
+    """What leads from outside into a VPC: its published ports and floating addresses, in root and in its namespace.
+
+    ``digest``: of all of it, whatever addresses the uplink has. ``text``: the VPC's table. ``keys``: elements of root's
+    sets, as pairs (set, fields of the key), without the address of the uplink, to which they lead.
+    """
+
+    layer: ClassVar[int] = 7
+    vpc: str
+    digest: str
+    text: str = field(default="", compare=False, repr=False)
+    keys: tuple[tuple[str, tuple[str, ...]], ...] = field(default=(), compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """Root answers for a floating address of a VPC on a link of the host, '' where it does not as it should."""
+
+    layer: ClassVar[int] = 8
+    vpc: str
+    address: str
+    link: str
+
+
+@dataclass(frozen=True, slots=True)
 class PortFilter:
     """What a VM's port may send: the elements of the VPC's filter sets that bind the tap to its addresses."""
 
@@ -281,5 +306,20 @@ Filter = PortFilter | Firewall | Group | Extras
 """What the filter of a VPC holds besides its base; all of it can be changed in one transaction."""
 
 Resource = (
-    Fabric | Router | Netns | Ruleset | Bridge | Vxlan | Subnet | Veth | Uplink | Filter | Peer | Dhcp | Metadata | Plug
+    Fabric
+    | Router
+    | Netns
+    | Ruleset
+    | Bridge
+    | Vxlan
+    | Subnet
+    | Veth
+    | Uplink
+    | Inward
+    | Proxy
+    | Filter
+    | Peer
+    | Dhcp
+    | Metadata
+    | Plug
 )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
 
 from lvagent.errors import Conflict
-from lvagent.plan.resources import Resource, Router, Subnet, Uplink
+from lvagent.plan.resources import Inward, Resource, Router, Subnet, Uplink
 from lvagent.spec.addresses import Address, Net, within
 from lvagent.spec.vm import VmConfig
 from lvagent.spec.vpc import UplinkMode
@@ -36,7 +36,8 @@ class UplinkPolicy:
     ``pools``: the nets that transit addresses are of, IPv4 and, if IPv6 goes out, IPv6. ``mtu`` in bytes.
     ``ipv6``: none, nat66, routed. ``routed``: nets of which prefixes may be routed. ``resolvers``: the host's.
     ``own``: addresses of the host. ``private``: domains whose names may have private addresses. ``tables``: a VPC's, by
-    what is translated there.
+    what is translated there. ``links``: the host's, with their addresses. ``ways``: the link of floating addresses that
+    name none, by IP version.
     """
 
     pools: tuple[Net, ...]
@@ -48,6 +49,8 @@ class UplinkPolicy:
     private: tuple[str, ...]
     router: Router
     tables: Mapping[frozenset[int], Table]
+    links: Mapping[str, tuple[IPv4Interface | IPv6Interface, ...]] = field(default_factory=dict)
+    ways: Mapping[int, str] = field(default_factory=dict)
 
     def translated(self, mode: UplinkMode) -> frozenset[int]:
         """The IP versions whose addresses are translated on the way out."""
@@ -66,12 +69,17 @@ class Transit:
     vpc_v6: IPv6Interface | None = None
 
 
-def uplink(vpc: str, mode: UplinkMode, subnets: Iterable[Net], policy: UplinkPolicy) -> set[Resource]:
-    """What a VPC with these prefixes needs to have this way out."""
+def uplink(
+    vpc: str, mode: UplinkMode, subnets: Iterable[Net], policy: UplinkPolicy, floating: Iterable[Net] = ()
+) -> set[Resource]:
+    """What a VPC with these prefixes needs to have this way out.
+
+    :param floating: addresses that are led to VMs in it.
+    """
     if mode is UplinkMode.NONE:
         return set()
     table = policy.tables[policy.translated(mode)]
-    routes = tuple(sorted(routable(mode, subnets, policy), key=_order))
+    routes = tuple(sorted({*routable(mode, subnets, policy), *floating}, key=_order))
     return {policy.router, Uplink(vpc, policy.mtu, policy.ipv6 != "none", routes, table.digest, table.text)}
 
 
@@ -89,9 +97,9 @@ def routable(mode: UplinkMode, subnets: Iterable[Net], policy: UplinkPolicy) -> 
 
 
 def keeping(wish: Iterable[Resource], there: Iterable[Resource]) -> frozenset[Resource]:
-    """The wish with the way out that is there, in the place of the one that it has."""
-    ways = {one for one in there if isinstance(one, Router | Uplink)}
-    return frozenset({one for one in wish if not isinstance(one, Router | Uplink)} | ways)
+    """The wish with the way out that is there and what comes in by it, in the place of what it has of these."""
+    ways = {one for one in there if isinstance(one, Router | Uplink | Inward)}
+    return frozenset({one for one in wish if not isinstance(one, Router | Uplink | Inward)} | ways)
 
 
 def _order(net: Net) -> tuple[int, int, int]:

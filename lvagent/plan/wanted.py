@@ -6,14 +6,15 @@ some VM in the list has a NIC in it, and a VPC while it has a wanted subnet.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_network
 
 from lvagent.config import FilterSettings
 from lvagent.errors import SpecError
-from lvagent.plan import firewall, uplinks
+from lvagent.plan import firewall, inward, uplinks
 from lvagent.plan.diff import identity
+from lvagent.plan.inward import Float, Opening
 from lvagent.plan.peers import Beside, peers
 from lvagent.plan.resources import (
     Bridge,
@@ -23,6 +24,7 @@ from lvagent.plan.resources import (
     Fabric,
     Guest,
     GuestNic,
+    Inward,
     Metadata,
     Netns,
     Plug,
@@ -36,12 +38,18 @@ from lvagent.plan.resources import (
 )
 from lvagent.plan.uplinks import UplinkPolicy
 from lvagent.spec import names
-from lvagent.spec.vm import Network, VmConfig
+from lvagent.spec.addresses import Net
+from lvagent.spec.publications import Floating, Publication
+from lvagent.spec.vm import NetRule, Network, VmConfig
 from lvagent.spec.vpc import DEFAULT, UplinkMode, VpcConfig
 
 VXLAN_OVERHEAD_V4 = 50
 """Bytes that VXLAN takes from the underlay's MTU: IPv4 20 + UDP 8 + VXLAN 8 + inner Ethernet 14 (RFC 7348)."""
 VXLAN_OVERHEAD_V6 = 70
+
+
+Led = Callable[[str, Sequence[Opening], Sequence[Float], Sequence[Net]], Inward]
+"""Makes texts of what leads into a VPC (``render.inward.inward``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +59,8 @@ class Policy:
     ``fabric``: namespace of the underlay side ('' is root). ``underlay_mtu`` in bytes. ``local``: address of the VTEP,
     '' if there is none. ``ruleset``: digest of the base of a VPC's filter; ``limits``: what it lets one guest take.
     ``uplink``, ``metadata``: of a VPC that says nothing of it. ``uplinks``: how uplinks are here; None: there are none.
-    ``vpcs``: what is wanted of each VPC.
+    ``vpcs``: what is wanted of each VPC; ``ports``: what is published of each VM; ``floating``: the floating
+    addresses; ``led``: how these lead there.
     """
 
     fabric: str
@@ -66,6 +75,9 @@ class Policy:
     metadata: bool = True
     uplinks: UplinkPolicy | None = None
     vpcs: Mapping[str, VpcConfig] = field(default_factory=dict)
+    ports: inward.Ports = field(default_factory=dict)
+    led: Led | None = None
+    floating: Mapping[str, Floating] = field(default_factory=dict)
 
     def config(self, vpc: str) -> VpcConfig:
         """What is wanted of a VPC, whoever said it; of its members only ``mtu`` may be None."""
@@ -76,6 +88,17 @@ class Policy:
     def mode(self, vpc: str) -> UplinkMode:
         """The way out that a VPC shall have."""
         return UplinkMode.NONE if self.uplinks is None else self.config(vpc).uplink or UplinkMode.NONE
+
+    def implied(self, vm: VmConfig, vpc: str) -> tuple[NetRule, ...]:
+        """The rules that what is published of a VM implies in a VPC."""
+        if self.uplinks is None or self.mode(vpc) is UplinkMode.NONE:
+            return ()
+        return inward.rules(vm, vpc, self.ports, self.uplinks)
+
+    def published(self, vm: VmConfig) -> tuple[Publication, ...]:
+        """What is published of a VM, if its VPC has a way out."""
+        nic = inward.target(vm)
+        return self.ports.get(vm.id, ()) if nic and self.mode(nic.netname) is not UplinkMode.NONE else ()
 
     def dns(self, vpc: str) -> str:
         """The DNS domain of a VPC."""
@@ -118,6 +141,7 @@ def network(vpc: str, members: Iterable[VmConfig], policy: Policy, near: Sequenc
 
     :param near: the VPCs to which it leads by a peering.
     """
+    members = list(members)
     nics = [(vm, nic) for vm in members for nic in vm.networks if nic.netname == vpc]
     if not nics:
         return frozenset()
@@ -126,10 +150,25 @@ def network(vpc: str, members: Iterable[VmConfig], policy: Policy, near: Sequenc
         found |= _segment(vpc, [nic for _, nic in nics if nic.subnetname == name], policy)
     if policy.uplinks is not None:
         prefixes = uplinks.prefixes(one for one in found if isinstance(one, Subnet))
-        found |= uplinks.uplink(vpc, policy.mode(vpc), prefixes, policy.uplinks)
+        floats = inward.floats(vpc, members, policy.floating, policy.uplinks)
+        nets = [ip_network(one.address) for one in floats]
+        found |= uplinks.uplink(vpc, policy.mode(vpc), prefixes, policy.uplinks, nets)
     there, beside = [vm for vm, _ in nics], [(one.vpc, one.members) for one in near]
+    implied = {vm.id: policy.implied(vm, vpc) for vm in there}
+    found |= _inward(vpc, {vm.id: vm for vm in there}.values(), policy)
     found |= {port_filter(vm, nic) for vm, nic in nics}
-    return frozenset(found | firewall.filters(vpc, there, beside) | peers(vpc, there, near))
+    return frozenset(found | firewall.filters(vpc, there, beside, implied) | peers(vpc, there, near))
+
+
+def _inward(vpc: str, members: Iterable[VmConfig], policy: Policy) -> set[Resource]:
+    if policy.uplinks is None or policy.led is None or policy.mode(vpc) is UplinkMode.NONE:
+        return set()
+    there = list(members)
+    found = inward.openings(vpc, there, policy.ports, policy.uplinks)
+    floats = inward.floats(vpc, there, policy.floating, policy.uplinks)
+    if not found and not floats:
+        return set()
+    return {policy.led(vpc, found, floats, policy.uplinks.pools), *inward.proxies(vpc, floats, policy.uplinks)}
 
 
 def crossed(members: Iterable[VmConfig], policy: Policy) -> frozenset[tuple[str, ...]]:

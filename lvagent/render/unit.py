@@ -24,7 +24,7 @@ CAPABILITIES: Mapping[str, str] = MappingProxyType(
         "kill": "dnsmasq, the metadata process and strays, which run as others, are ended",
         "net_admin": "links, addresses, filters; dnsmasq answers clients that have no address yet",
         "net_bind_service": "metadata listens on port 80, dnsmasq on 53, 67 and 547",
-        "net_raw": "dnsmasq sends router advertisements",
+        "net_raw": "dnsmasq sends router advertisements; floating addresses are asked about and announced",
         "setgid": "dnsmasq, the metadata process and qemu-img run as others",
         "setpcap": "the metadata process empties its bounding set",
         "setuid": "as setgid",

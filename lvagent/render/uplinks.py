@@ -38,14 +38,29 @@ def router(pools: Iterable[Net], denied: Iterable[Net], resolvers: Iterable[Addr
     return Router(found.digest, ipv6, found.text)
 
 
-def table(pools: Iterable[Net], denied: Iterable[Net], translated: Iterable[int]) -> Table:
+def table(pools: Iterable[Net], denied: Iterable[Net], translated: Iterable[int], own: Iterable[Address] = ()) -> Table:
     """What a VPC has for its uplink.
 
     :param translated: the IP versions whose addresses are translated.
+    :param own: addresses of this host; of those where guests never go none counts.
     """
-    closed = {*pools, *denied, *ALWAYS_DENIED}
-    families = [(version, _nets(net for net in closed if net.version == version)) for version in (4, 6)]
+    ours = list(pools)
+    closed = {*ours, *denied, *ALWAYS_DENIED}
+    never = [*ours, *ALWAYS_DENIED]
+    open_to = sorted((one for one in own if not _within(one, never)), key=int)
+    families = [
+        (
+            version,
+            _nets(net for net in closed if net.version == version),
+            ", ".join(str(one) for one in open_to if one.version == version),
+        )
+        for version in (4, 6)
+    ]
     return _digested("uplink.nft.j2", families=families, translated=sorted(translated))
+
+
+def _within(address: Address, nets: Iterable[Net]) -> bool:
+    return any(address in net for net in nets if net.version == address.version)
 
 
 def _digested(template: str, **values: object) -> Table:

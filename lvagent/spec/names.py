@@ -14,6 +14,8 @@ from ipaddress import IPv6Address
 VM_ID = re.compile(r"i-[0-9]{10}\Z")
 VPC_NAME = re.compile(r"vpc-[0-9a-z]{10}\Z")
 SUBNET_NAME = re.compile(r"subnet-[0-9a-z]{10}\Z")
+ADDRESS = re.compile(r"[0-9a-f.:]{2,45}\Z")
+"""An IP address in canonical spelling, roughly."""
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
 
 LINK_GROUP = 0x6C76

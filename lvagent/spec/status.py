@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from lvagent.errors import NotFound
+from lvagent.spec.publications import Publication
 from lvagent.spec.vm import NetRule, VmConfig
 from lvagent.spec.vpc import DEFAULT, VpcConfig
 
@@ -115,7 +116,8 @@ class VmStatus:
     ``wanted``: running or stopped. ``changed_at``: RFC 3339 time since which the agent knows this state and reason.
     ``drift``: paths of the spec whose wish differs from what the running guest has (they take effect at the next
     start), or its definition, which somebody changed by hand (accept or restore it); ``drift_details`` has their
-    values. ``observed_at``: RFC 3339. ``stale``: libvirt could not be asked since then.
+    values. ``observed_at``: RFC 3339. ``stale``: libvirt could not be asked since then. ``published``: ports of the
+    host that lead to it; ``floating``: addresses that do.
     """
 
     spec: VmConfig
@@ -132,6 +134,8 @@ class VmStatus:
     observed_at: str
     stale: bool
     drift_details: tuple[Drift, ...] = ()
+    published: tuple[Publication, ...] = ()
+    floating: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,17 +216,20 @@ class RuleView:
     """A rule with its direction, the packets and bytes of the flows it allowed, both ways, and when it was last hit.
 
     ``last_hit``: RFC 3339, exact to the interval between two looks; None: not since the agent began to look.
+    ``implied``: it is not of the spec, but follows from a published port.
     """
 
     rule: NetRule
     packets: int
     bytes: int
     last_hit: str | None
+    implied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class FirewallView:
-    """The rules of a VM in the order of its spec; and what no rule allowed, as pairs (packets, bytes)."""
+    """The rules of a VM in the order of its spec, then those that are implied; and what no rule allowed, as pairs
+    (packets, bytes)."""
 
     vm: str
     rules: tuple[RuleView, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -100,3 +100,69 @@ def test_a_guest_reaches_the_world_and_not_the_host(world: LabHost, ssh_key: Ssh
     assert lab.api("GET", f"/v1/vpcs/{A}").json["settings"]["uplink"] == "nat"
     assert lab.api("DELETE", f"/v1/vpcs/{A}").status == 204
     assert lab.api("DELETE", f"/v1/vpcs/{A}").status == 404
+
+
+FLOAT = "203.0.113.50"
+BANNER = """
+import socket, sys
+try:
+    print(socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=2).recv(4).decode())
+except OSError as error:
+    print(error.errno or error)
+"""
+
+
+def answers(lab: LabHost, address: str, port: int, space: str = "world") -> bool:
+    """Whether the guest's SSH answers at an address."""
+    return lab.run(["python3", "-c", BANNER, address, str(port)], netns=space).stdout == "SSH-\n"
+
+
+def until(what: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > deadline:
+            return False
+    return True
+
+
+def test_the_world_reaches_a_guest_by_a_port_and_by_an_address(world: LabHost, ssh_key: SshKey) -> None:
+    lab = world
+    assert lab.api("PUT", f"/v1/vpcs/{A}", {"uplink": "nat"}).status == 200
+    assert lab.api("PUT", VM, guest(1, ssh_key.public, nic(), rules=[])).status == 201
+    shown = lab.run(["lvagent", "vm", "ports", "i-0000000001", "--add", "2222:22"]).stdout
+    assert shown.splitlines()[1].split() == ["tcp", "any", "2222", "22", "any"]
+    assert until(lambda: answers(lab, HOST, 2222), BOOT)
+    taken = lab.api("PUT", f"{VM}/ports", [{"host_port": 8080}])
+    assert (taken.status, taken.json["path"]) == (409, "[0].host_port")
+    assert "python3 (pid " in taken.json["detail"]
+    assert answers(lab, HOST, 2222, "")
+    assert not answers(lab, HOST, 2223)
+    assert lab.run(["lvagent", "floating", "set", FLOAT, "i-0000000001", "--interface", "wan"]).stdout
+    assert answers(lab, FLOAT, 22)
+    assert fetch(lab, ssh_key, WEB) == f"you are {FLOAT}"
+    refused = lab.api("PUT", f"/v1/floating/{WEB}", {"vm": "i-0000000001", "interface": "wan"})
+    assert refused.status == 409
+    assert f"answers for {WEB} on wan" in refused.json["detail"]
+
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        lab.kill_agent(number)
+        assert answers(lab, HOST, 2222)
+        assert answers(lab, FLOAT, 22)
+        lab.start_agent()
+        assert answers(lab, HOST, 2222)
+        assert answers(lab, FLOAT, 22)
+    lab.run(["nft", "flush", "ruleset"])
+    assert until(lambda: answers(lab, HOST, 2222) and answers(lab, FLOAT, 22), 2)
+    vm = lab.api("GET", VM).json
+    assert [one["host_port"] for one in vm["published"]] == [2222]
+    assert vm["floating"] == [FLOAT]
+    implied = [one for one in lab.api("GET", f"{VM}/rules").json["rules"] if one["implied"]]
+    assert [(one["proto"], one["port"], one["packets"] > 0) for one in implied] == [("tcp", 22, True)]
+    assert lab.run(["lvagent", "doctor"], check=False).stdout.count("published ports") == 0
+
+    assert lab.api("PUT", f"/v1/vpcs/{A}", {"uplink": "none"}).status == 409
+    assert lab.api("DELETE", f"{VM}?volumes=delete").status == 204
+    assert lab.api("GET", f"/v1/floating/{FLOAT}").status == 404
+    assert not answers(lab, FLOAT, 22)
+    assert [one.name for one in lab.path("/var/lib/lvagent/vpcs").iterdir()] == [f"{A}.json"]
+    assert lab.api("DELETE", f"/v1/vpcs/{A}").status == 204

@@ -15,7 +15,7 @@ from tests.e2e.faults.state import State, look
 from tests.e2e.specs import Spec, nic, vm
 from tests.lab.host import LabError, LabHost
 
-SUBJECT = "i-0000000002"
+SUBJECT, NEIGHBOUR = "i-0000000002", "i-0000000001"
 FILE = "/run/lvagent/failpoints"
 AGENT = {
     "LVAGENT_SWEEP_INTERVAL": "1",
@@ -57,6 +57,16 @@ class Faulty:
     def want(self, vpc: str, wish: dict[str, object] | None) -> int:
         """Want this of a VPC; None: nothing any more."""
         return self.lab.api("DELETE" if wish is None else "PUT", f"/v1/vpcs/{vpc}", wish).status
+
+    def publish(self, *ports: int) -> int:
+        """Have these ports of the host lead to the neighbour."""
+        return self.lab.api("PUT", f"/v1/vms/{NEIGHBOUR}/ports", [{"host_port": port} for port in ports]).status
+
+    def float(self, address: str, *, on: bool = True) -> int:
+        """Lead an address to the neighbour, or nowhere."""
+        return self.lab.api(
+            "PUT" if on else "DELETE", f"/v1/floating/{address}", {"vm": NEIGHBOUR} if on else None
+        ).status
 
     # what happens to it
 
@@ -123,8 +133,12 @@ class Faulty:
         for one in self.lab.api("GET", "/v1/peerings").json["items"]:
             self.until(lambda one=one: self.peer("DELETE", one["a"], one["b"]) in (204, 404), "it cannot be parted")
         for one in self.lab.api("GET", "/v1/vms").json["items"]:
-            if one["id"] != "i-0000000001":
+            if one["id"] != NEIGHBOUR:
                 self.until(lambda: self.delete() in (204, 404), "it cannot be deleted")
+        for one in self.lab.api("GET", "/v1/floating").json["items"]:
+            assert self.float(one["address"], on=False) == 204
+        if self.lab.api("GET", "/v1/vms").json["items"]:
+            assert self.publish() == 200
         for one in self.lab.api("GET", "/v1/vpcs").json["items"]:
             self.want(one["name"], None)
         if not self.lab.api("GET", "/v1/vms").json["items"]:

@@ -12,6 +12,8 @@ from tests.e2e.faults.faulty import SUBJECT, Faulty
 from tests.e2e.specs import Spec, nic, vm
 
 A, B, C = "vpc-aaaaaaaaaa", "vpc-bbbbbbbbbb", "vpc-cccccccccc"
+FLOAT = "192.0.2.50"
+"""An address of the network of the host's default route."""
 VOLUMES = "/var/lib/lvagent/volumes"
 RULES = [{"proto": "tcp", "port": 22}]
 
@@ -97,6 +99,18 @@ def _opened(faulty: Faulty) -> None:
     assert faulty.want(A, {"uplink": "nat"}) == 200
 
 
+def _published(faulty: Faulty) -> None:
+    """A port leads to the neighbour."""
+    _opened(faulty)
+    assert faulty.publish(8080) == 200
+
+
+def _floated(faulty: Faulty) -> None:
+    """An address is led to the neighbour."""
+    _opened(faulty)
+    assert faulty.float(FLOAT) == 200
+
+
 def _start(faulty: Faulty) -> int:
     faulty.start()
     return 200
@@ -112,6 +126,10 @@ OPERATIONS = {
         Operation("start", _stopped, lambda faulty: faulty.act("start")),
         Operation("open", _shut, lambda faulty: faulty.want(A, {"uplink": "nat"})),
         Operation("close", _opened, lambda faulty: faulty.want(A, None)),
+        Operation("publish", _opened, lambda faulty: faulty.publish(8080)),
+        Operation("publish elsewhere", _published, lambda faulty: faulty.publish(8081)),
+        Operation("float", _opened, lambda faulty: faulty.float(FLOAT)),
+        Operation("release", _floated, lambda faulty: faulty.float(FLOAT, on=False)),
         Operation("stop", _made, lambda faulty: faulty.act("stop")),
         Operation("peer", _made, lambda faulty: faulty.peer("PUT", A, B)),
         Operation("part", _peered, lambda faulty: faulty.peer("DELETE", B, A), undone=False),
@@ -142,6 +160,7 @@ PASSES = {
     "undo.step": ("create", "change"),
     "delete.marked": ("delete",),
     "delete.stopped": ("delete",),
+    "delete.unpublished": ("delete",),
     "delete.volumes": ("delete",),
     "delete.secret": ("delete",),
     "delete.log": ("delete",),
@@ -176,6 +195,16 @@ PASSES = {
     "vpc.wished": ("open", "close"),
     "vpc.converged": ("open", "close"),
     "vpc.kept": ("open", "close"),
+    "ports.wished": ("publish", "publish elsewhere"),
+    "ports.converged": ("publish", "publish elsewhere"),
+    "ports.kept": ("publish", "publish elsewhere"),
+    "inward.led": ("publish", "publish elsewhere", "float"),
+    "inward.opened": ("publish", "publish elsewhere"),
+    "inward.closed": ("publish elsewhere",),
+    "floating.wished": ("float", "release"),
+    "floating.proxied": ("float",),
+    "floating.converged": ("float", "release"),
+    "floating.kept": ("float", "release"),
     "dhcp.served": ("create", "change a stopped one"),
     "dhcp.removed": ("delete",),
     "metadata.served": ("create", "change a stopped one"),

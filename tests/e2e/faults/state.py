@@ -80,7 +80,7 @@ def look(lab: LabHost) -> State:
             *(_told(one) for one in lab.api("GET", "/v1/vms").json["items"]),
             *(json.dumps(one, sort_keys=True) for one in lab.api("GET", "/v1/vpcs").json["items"]),
         ),
-        forwards=lab.run(["sysctl", "-n", *FORWARDING]).stdout,
+        forwards=lab.run(["sysctl", "-n", *FORWARDING]).stdout + lab.run(["ip", "neigh", "show", "proxy"]).stdout,
     )
 
 

@@ -10,19 +10,23 @@ from pathlib import Path
 import pytest
 
 from lvagent.agent.configs import VpcConfigs
+from lvagent.agent.floating import FloatingAddresses
 from lvagent.agent.index import Entry, Index, Phase
 from lvagent.agent.networks import Networks
-from lvagent.agent.policy import policy, uplink_policy
+from lvagent.agent.policy import float_wishes, policy, port_wishes, uplink_policy
+from lvagent.agent.publications import Publications
 from lvagent.agent.vpcs import VpcWishes
 from lvagent.agent.wires import Dhcps
 from lvagent.config import FabricSettings, Paths, Settings
 from lvagent.config_uplink import UplinkSettings
 from lvagent.host import netns
+from lvagent.host.listeners import holder, listeners
 from lvagent.host.network import Network
 from lvagent.host.wishes import WishFiles
 from lvagent.plan import firewall, wanted
 from lvagent.spec import names
 from lvagent.spec.parse import parse_vm
+from lvagent.spec.publications import parse_floating, parse_publications
 from lvagent.spec.vm import VmConfig
 from lvagent.spec.vpc import UplinkMode, VpcConfig
 from tests.host.net.conftest import place as place  # the same host of its own for each test
@@ -61,9 +65,13 @@ class Site:
             self._folder / "locks",
             VpcConfigs(WishFiles(Path(self.settings.paths.vpcs), names.VPC_NAME)),
             lambda: uplink_policy(self.settings, rules.local),
+            port_wishes(self.settings),
+            float_wishes(self.settings),
         )
         self.networks.prepare()
         self.wishes = VpcWishes(self.index, self.networks, lambda: None)
+        self.floating = FloatingAddresses(self.index, self.networks)
+        self.published = Publications(self.index, self.networks, listeners, holder)
 
     def restart(self) -> None:
         """A new agent on what is there."""
@@ -85,6 +93,19 @@ class Site:
         self._wire(spec, guest)
         self.guests[spec.id] = guest
         return guest
+
+    def publish(self, vpc: str, number: int, *ports: dict[str, object]) -> None:
+        """Publish these ports of a VM, and no others."""
+        self.published.put(self.spec(vpc, number), parse_publications(list(ports)))
+
+    def spec(self, vpc: str, number: int) -> VmConfig:
+        """What a VM carries."""
+        return next(one for one in self.index.members(vpc) if one.id == vm_id(vpc, number))
+
+    def float(self, address: str, vpc: str, number: int, interface: str = "") -> None:
+        """Lead a floating address to a VM."""
+        wish = parse_floating(address, {"vm": vm_id(vpc, number), "interface": interface or None})
+        self.floating.put(wish, self.spec(vpc, number))
 
     def _wire(self, spec: VmConfig, guest: Guest) -> None:
         nic, tap = spec.networks[0], names.tap(spec.id, 0)
@@ -132,12 +153,17 @@ class Site:
         self.world.close()
 
 
+def vm_id(vpc: str, number: int) -> str:
+    """The id of a VM of a VPC."""
+    return f"i-{sum(map(ord, vpc[4:6])):05}{number:05}"
+
+
 def spec_of(vpc: str, number: int, rules: list[dict[str, object]], net: str = "10.0.0") -> VmConfig:
     """A VM with one NIC."""
     short = vpc[4:6]
     return parse_vm(
         {
-            "id": f"i-{sum(map(ord, short)):05}{number:05}",
+            "id": vm_id(vpc, number),
             "memory_mb": 64,
             "cpus": 1,
             "networks": [

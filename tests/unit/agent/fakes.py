@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lxml import etree
 
-from lvagent.agent.configs import Kept, VpcConfigs
+from lvagent.agent.configs import FloatWishes, Kept, PortWishes, VpcConfigs
 from lvagent.agent.core import Agent, Parts
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
@@ -24,6 +24,7 @@ from lvagent.agent.timeline import Timeline
 from lvagent.config import Settings
 from lvagent.errors import Conflict, HostError, NotFound, SpecError
 from lvagent.host.libvirt import DomainRecord, DomainState, slot_of
+from lvagent.host.listeners import Listener
 from lvagent.host.nft_read import Counted
 from lvagent.host.volumes import Judged
 from lvagent.plan import diff
@@ -314,6 +315,7 @@ class FakeWires:
         """What happens when a sweep has done all else with a VPC."""
         self.troubles: tuple[str, ...] = ()
         self.looks = 0
+        self.answering: dict[str, str] = {}
 
     def observe(self, vpc: str) -> frozenset[Resource]:
         return frozenset(one for one in self.there if getattr(one, "vpc", vpc) == vpc and self._of(one, vpc))
@@ -372,6 +374,9 @@ class FakeWires:
             return False
         self.ensure([router])
         return True
+
+    def probe(self, link: str, address: str) -> str:
+        return self.answering.get(address, "")
 
     def transits(self) -> dict[str, Transit]:
         ways = (one.vpc for one in self.there if isinstance(one, Uplink))
@@ -515,6 +520,9 @@ class FakeHost:
         self.console = b""
         self.policy = POLICY
         self.wishes: Kept | None = None
+        self.ports: Kept | None = None
+        self.floats: Kept | None = None
+        self.listeners: tuple[Listener, ...] = ()
         self._locks = locks
         self.now = 1000.0
         self.going_down = False
@@ -523,7 +531,17 @@ class FakeHost:
         news = News(lambda vm: index.vpcs_of(vm))
         index = Index(Reporter(news))
         configs = VpcConfigs(self.wishes)
-        networks = Networks(index, self.wires, self.dhcp, self.metadata, self.policy, self._locks, configs)
+        networks = Networks(
+            index,
+            self.wires,
+            self.dhcp,
+            self.metadata,
+            self.policy,
+            self._locks,
+            configs,
+            ports=PortWishes(self.ports),
+            floating=FloatWishes(self.floats),
+        )
         options = DomainOptions(accel="qemu", emulator="/usr/bin/qemu-system-x86_64")
         timeline = Timeline(self.pages, lambda _vm, count: self.console[-count:])
         made = Agent(
@@ -542,6 +560,8 @@ class FakeHost:
                 going_down=lambda: self.going_down,
                 clock=lambda: self.now,
                 peerings=self.peerings,
+                listeners=lambda: self.listeners,
+                holder=lambda inode: f"program (pid {inode})",
             )
         )
         self.domains.hook = lambda vm, xml: made.plugger.start(vm, xml, lambda: True)

@@ -14,6 +14,7 @@ from lvagent.plan.firewall import directed
 from lvagent.spec import names
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.peerings import Peering, PeeringState, PeeringView, peering
+from lvagent.spec.publications import Floating, Publication, implied
 from lvagent.spec.status import (
     Action,
     Drift,
@@ -127,6 +128,7 @@ class FakeAgent:
         self.failure: Exception | None = None
         self.calls: list[tuple[str, str]] = []
         self.ready = True
+        self.floats: dict[str, Floating] = {}
         self.configs: dict[str, VpcConfig] = {}
         self.console = b"login: "
         self.files: set[str] = set()
@@ -239,7 +241,8 @@ class FakeAgent:
     def rules(self, vm: str) -> FirewallView:
         spec = self.vm(vm).spec
         seen = tuple(RuleView(directed(rule, spec), 3, 180, "2026-01-01T00:00:00.000+00:00") for rule in spec.rules)
-        return FirewallView(vm, seen, (7, 420), (0, 0))
+        more = tuple(RuleView(rule, 0, 0, None, implied=True) for rule in implied(self.vm(vm).published, {4, 6}))
+        return FirewallView(vm, (*seen, *more), (7, 420), (0, 0))
 
     def domain_xml(self, vm: str) -> str:
         return f"<domain><name>{self.vm(vm).spec.id}</name></domain>"
@@ -303,6 +306,46 @@ class FakeAgent:
             if view.name == name:
                 return view
         raise NotFound("vpc", name)
+
+    def ports(self, vm: str) -> Sequence[Publication]:
+        return self.vm(vm).published
+
+    def put_ports(self, vm: str, wish: tuple[Publication, ...]) -> Sequence[Publication]:
+        self.vm(vm)
+        self._enter("put_ports", vm)
+        for one in wish:
+            for other in self.vms():
+                if other.spec.id != vm and any(one.meets(taken) for taken in other.published):
+                    raise Conflict(f"{one} leads to {other.spec.id}", path="[0].host_port", other=other.spec.id)
+            if one.first == 22:
+                raise Conflict("tcp port 22 of the host is sshd (pid 7)'s", path="[0].host_port", other="sshd (pid 7)")
+        self._vms[vm] = dataclasses.replace(self._vms[vm], published=wish)
+        return wish
+
+    def floating(self) -> Sequence[Floating]:
+        return tuple(self.floats[address] for address in sorted(self.floats))
+
+    def floating_address(self, address: str) -> Floating:
+        if address not in self.floats:
+            raise NotFound("floating address", address, listed="/v1/floating")
+        return self.floats[address]
+
+    def put_floating(self, wish: Floating) -> Floating:
+        self.vm(wish.vm)
+        self._enter("put_floating", wish.vm)
+        if wish.address == "192.0.2.66":
+            raise Conflict(
+                "02:00:00:00:00:01 answers for 192.0.2.66 on eth0", path="address", other="02:00:00:00:00:01"
+            )
+        self.floats[wish.address] = wish
+        mine = tuple(one.address for one in self.floating() if one.vm == wish.vm)
+        self._vms[wish.vm] = dataclasses.replace(self._vms[wish.vm], floating=mine)
+        return wish
+
+    def delete_floating(self, address: str) -> None:
+        self.floating_address(address)
+        self._enter("delete_floating", address)
+        del self.floats[address]
 
     def subnets(self) -> Sequence[SubnetView]:
         found: dict[str, SubnetView] = {}

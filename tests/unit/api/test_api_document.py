@@ -80,6 +80,9 @@ def check(document: Json, method: str, path: str, answer: TestResponse) -> None:
         assert name in answer.headers or name == "Preference-Applied", (method, path, name)
 
 
+PORTS = [{"host_port": 8080, "port": 80}, {"host_port": 9000, "host_port_end": 9009, "sources": ["192.0.2.0/24"]}]
+
+
 def walk(client: FlaskClient) -> list[tuple[str, str, TestResponse]]:
     """Every route in its good case; some in more than one."""
     vm1 = "/v1/vms/i-0000000001"
@@ -101,6 +104,13 @@ def walk(client: FlaskClient) -> list[tuple[str, str, TestResponse]]:
         ("POST", "/v1/vms/{id}/{action}", client.post(f"{vm1}/pause")),
         ("POST", "/v1/vms/{id}/accept", client.post(f"{vm1}/accept")),
         ("POST", "/v1/vms/{id}/restore", client.post(f"{vm1}/restore")),
+        ("GET", "/v1/vms/{id}", client.get(vm1)),
+        ("PUT", "/v1/vms/{id}/ports", client.put(f"{vm1}/ports", json=PORTS)),
+        ("PUT", "/v1/floating/{address}", client.put("/v1/floating/192.0.2.50", json={"vm": "i-0000000001"})),
+        ("GET", "/v1/floating", client.get("/v1/floating")),
+        ("GET", "/v1/floating/{address}", client.get("/v1/floating/192.0.2.50")),
+        ("DELETE", "/v1/floating/{address}", client.delete("/v1/floating/192.0.2.50")),
+        ("GET", "/v1/vms/{id}/ports", client.get(f"{vm1}/ports")),
         ("GET", "/v1/vms/{id}", client.get(vm1)),
         ("GET", "/v1/vms/{id}/rules", client.get(f"{vm1}/rules")),
         ("GET", "/v1/vms/{id}/status", client.get(f"{vm1}/status")),

@@ -240,6 +240,37 @@ def test_he_takes_no_volume_that_is_there(mine: FlaskClient, admin: FlaskClient)
     assert admin.put(f"/v1/vms/{THEIRS}", json=elsewhere(2, volumes=disk(2))).status_code == 201
 
 
+def test_he_publishes_ports_of_his_and_is_not_told_who_is_in_the_way(mine: FlaskClient, admin: FlaskClient) -> None:
+    assert admin.put(f"/v1/vms/{THEIRS}/ports", json=[{"host_port": 8080}]).status_code == 200
+    assert mine.put(f"/v1/vms/{MINE}/ports", json=[{"host_port": 8081}]).json["items"][0]["port"] == 8081
+    for port in (8080, 22):
+        refused = mine.put(f"/v1/vms/{MINE}/ports", json=[{"host_port": port}])
+        assert (refused.status_code, refused.json["path"]) == (409, "[0].host_port")
+        assert silent(refused)
+        assert "sshd" not in refused.text
+    assert "sshd (pid 7)" in admin.put(f"/v1/vms/{MINE}/ports", json=[{"host_port": 22}]).text
+    for vm_id in (THEIRS, BOTH, GONE):
+        assert mine.get(f"/v1/vms/{vm_id}/ports").status_code == 404
+        assert mine.put(f"/v1/vms/{vm_id}/ports", json=[]).status_code == 404
+
+
+def test_floating_addresses_are_the_hosts_and_he_sees_his(mine: FlaskClient, admin: FlaskClient) -> None:
+    for address, vm_id in (("192.0.2.50", MINE), ("192.0.2.51", THEIRS), ("2001:DB8::0:50", MINE)):
+        assert admin.put(f"/v1/floating/{address}", json={"vm": vm_id}).status_code == 200
+    found = mine.get("/v1/floating")
+    assert [one["address"] for one in found.json["items"]] == ["192.0.2.50", "2001:db8::50"]
+    assert silent(found)
+    assert mine.get("/v1/floating/2001:db8:0::50").json["vm"] == MINE
+    assert mine.get(f"/v1/vms/{MINE}").json["floating"] == ["192.0.2.50", "2001:db8::50"]
+    assert mine.get("/v1/floating/192.0.2.51").status_code == 404
+    assert mine.put("/v1/floating/192.0.2.50", json={"vm": MINE}).status_code == 403
+    assert mine.delete("/v1/floating/192.0.2.50").status_code == 403
+    refused = admin.put("/v1/floating/192.0.2.66", json={"vm": MINE})
+    assert (refused.status_code, refused.json["other"]) == (409, "02:00:00:00:00:01")
+    assert admin.put("/v1/floating/192.0.2.50", json={"vm": GONE}).status_code == 404
+    assert admin.put("/v1/floating/127.0.0.1", json={"vm": MINE}).status_code == 422
+
+
 def test_a_plan_has_no_text_of_a_vpc_that_he_shares(mine: FlaskClient, admin: FlaskClient) -> None:
     shared = mine.post("/v1/plan", json=vm(4)).json
     assert (shared["nft"], shared["dnsmasq"], shared["outcome"]) == ([], [], "created")

@@ -97,6 +97,8 @@ def test_a_vm_is_its_spec_and_how_it_stands_without_its_user_data(client: FlaskC
                 "dns": "i-0000000001.vpc.internal",
             }
         ],
+        "published": [],
+        "floating": [],
         "drift": [],
         "drift_details": [],
         "timings": [

@@ -52,6 +52,47 @@ def test_create_again_and_apply(shell: Shell, tmp_path: Path) -> None:
     assert "  at its next start: memory_mb" in changed.stdout
 
 
+def test_ports_are_published_shown_and_taken_away(shell: Shell) -> None:
+    shell.run("vm", "create", "-f", "-", stdin=SPEC)
+    ports = ("vm", "ports", "i-0000000001")
+    assert shell.run(*ports).stdout == "nothing leads to i-0000000001\n"
+    made = shell.run(*ports, "--add", "8080:80", "--add", "[2001:db8::1]:53/udp", "--source", "192.0.2.0/24")
+    assert made.exit_code == 1
+    assert "192.0.2.0/24 is not of the IP version of 2001:db8::1\nat: [1].sources\n" in made.stderr
+    shell.run(*ports, "--add", "8080:80", "--source", "192.0.2.0/24")
+    assert shell.run(*ports, "--add", "[2001:db8::1]:9000-9009/udp").stdout == (
+        "PROTO  ADDRESS      PORT       VM PORT    SOURCES\n"
+        "tcp    any          8080       80         192.0.2.0/24\n"
+        "udp    2001:db8::1  9000-9009  9000-9009  any\n"
+    )
+    shown = shell.run("vm", "show", "i-0000000001").stdout
+    assert "published  any:8080 to 80/tcp, 2001:db8::1:9000-9009 to 9000-9009/udp\n" in shown
+    assert len(json.loads(shell.run(*ports, "-o", "json").stdout)) == 2
+    assert shell.run(*ports, "--remove", "8081").exit_code == 2
+    assert shell.run(*ports, "--add", "80:x").exit_code == 2
+    assert len(shell.run(*ports, "--remove", "8080").stdout.splitlines()) == 2
+    assert shell.run(*ports, "--clear").stdout == "nothing leads to i-0000000001\n"
+    assert shell.run(*ports, "--add", "22").exit_code == 4
+
+
+def test_floating_addresses(shell: Shell) -> None:
+    shell.run("vm", "create", "-f", "-", stdin=SPEC)
+    assert shell.run("floating", "ls").stdout == "there are no floating addresses\n"
+    made = shell.run("floating", "set", "192.0.2.50", "i-0000000001", "--interface", "eth0")
+    assert made.stdout == "ADDRESS     VM            INTERFACE\n192.0.2.50  i-0000000001  eth0\n"
+    assert shell.run("floating", "show", "192.0.2.50").stdout == made.stdout
+    assert shell.run("floating", "set", "2001:db8::50", "i-0000000001").exit_code == 0
+    assert json.loads(shell.run("floating", "ls", "-o", "json").stdout)[1] == {
+        "address": "2001:db8::50",
+        "vm": "i-0000000001",
+        "interface": None,
+    }
+    assert "floating   192.0.2.50, 2001:db8::50\n" in shell.run("vm", "show", "i-0000000001").stdout
+    assert shell.run("floating", "set", "192.0.2.66", "i-0000000001").exit_code == 4
+    assert shell.run("floating", "rm", "192.0.2.50").stdout == "192.0.2.50 is free\n"
+    assert shell.run("floating", "show", "192.0.2.50").exit_code == 3
+
+
 def test_json_is_the_answer_and_nothing_else(shell: Shell) -> None:
     made = shell.run("-o", "json", "vm", "create", "-f", "-", stdin=SPEC)
     shown = shell.run("vm", "show", "i-0000000001", "-o", "json")

@@ -159,6 +159,17 @@ RAW: dict[str, Callable[[str], dict[str, object]]] = {
     },
     "image/debian/grub.cfg.j2": lambda text: {"cmdline": text},
     "image/tiny/grub.cfg.j2": lambda text: {"cmdline": text},
+    "inward-root.nft.j2": lambda text: {
+        "vpc": text,
+        **{key: [(text, [(text, f"x{text}")])] for key in ("removed", "added")},
+    },
+    "inward.nft.j2": lambda text: {
+        "digest": text,
+        "families": [
+            {"version": 4, "ip": text}
+            | dict.fromkeys(("pool", "kept", "moved", "led", "floating", "seen", "pairs"), f"x{text}")
+        ],
+    },
     "libvirt-hook.sh.j2": lambda text: dict.fromkeys(("ask", "socket", "deadline", "python", "bootstrap"), text),
     "lvagent.service.j2": lambda text: {"command": text, "capabilities": [text]},
     "networkd.j2": lambda text: {"links": [text]},

@@ -1,0 +1,87 @@
+"""What leads from outside into VPCs, in the kernel: elements of root's sets, and a table in each VPC's namespace.
+
+Root's table has the sets for all VPCs; an element says in its comment of which VPC it is. What comes is opened from the
+inside out, the VPC first, and closed from the outside in, each place in one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lvagent.failpoints import point
+from lvagent.host import nft_read
+from lvagent.host.netspace import Netspace, translated
+from lvagent.host.nft_read import INET
+from lvagent.host.router import RouterSide, placed
+from lvagent.host.uplinks import Uplinks
+from lvagent.host.vpc import VpcSide
+from lvagent.plan.resources import Inward
+from lvagent.plan.uplinks import Transit
+from lvagent.render.inward import ROOT_SETS, TABLE, Placed, digest_of, root_text
+
+
+class InwardSide:
+    """What leads into the VPCs of this host.
+
+    :param root: opens the namespace in which the agent runs.
+    """
+
+    def __init__(self, root: Callable[[], Netspace], uplinks: Uplinks, router: RouterSide) -> None:
+        self._root = root
+        self._uplinks = uplinks
+        self._router = router
+
+    def observe(self, vpc: str, side: VpcSide | None) -> Inward | None:
+        """What leads into a VPC, if there is anything of it; with an empty digest if it is not whole."""
+        with translated(f"what leads into {vpc}", "read"):
+            table = None if side is None else nft_read.table_comment(side.space.netfilter, INET, TABLE)
+            there = self._placed(vpc)
+            if table is None and not there:
+                return None
+            ends = self._uplinks.transits().get(vpc)
+        whole = table and ends is not None and all(address == _end(ends, name) for name, _, address in there)
+        return Inward(vpc, digest_of(table or "", [(name, key) for name, key, _ in there]) if whole else "")
+
+    def _placed(self, vpc: str) -> set[Placed]:
+        """The elements of a VPC in root, with the addresses to which they lead."""
+        found = nft_read.elements(self._root().netfilter, ROOT_SETS, INET)
+        return {placed(one) for one in found if one.comment == vpc}
+
+    def ensure(self, one: Inward, side: VpcSide) -> None:
+        """Have what it says lead into its VPC, and nothing else; its uplink is there.
+
+        :raise HostError: nft refused; what leads there is what was, or less.
+        """
+        vpc = one.vpc
+        with self._router.locked(), translated(f"what leads into {vpc}", "make"):
+            ends = self._uplinks.transits().get(vpc)
+            there = self._placed(vpc)
+            wanted = {(name, key, end) for name, key in one.keys if ends and (end := _end(ends, name))}
+            self._close(vpc, there - wanted)
+            if nft_read.table_comment(side.space.netfilter, INET, TABLE) != one.digest[: len(one.digest) // 2]:
+                side.space.nft.run(one.text, f"what leads into {vpc}", "lead")
+            point("inward.led")
+            self._run(vpc, set(), wanted - there)
+            point("inward.opened")
+
+    def _close(self, vpc: str, gone: set[Placed]) -> None:
+        self._run(vpc, gone, set())
+        if gone:
+            point("inward.closed")
+
+    def _run(self, vpc: str, removed: set[Placed], added: set[Placed]) -> None:
+        if removed or added:
+            self._root().nft.run(root_text(vpc, removed, added), f"what leads into {vpc}", "lead")
+
+    def remove(self, vpc: str, side: VpcSide | None) -> None:
+        """Make sure that nothing leads into a VPC."""
+        with self._router.locked(), translated(f"what leads into {vpc}", "remove"):
+            self._close(vpc, self._placed(vpc))
+            if side is not None and nft_read.table_comment(side.space.netfilter, INET, TABLE) is not None:
+                side.space.nft.run(f"delete table inet {TABLE}\n", f"what leads into {vpc}", "remove")
+
+
+def _end(ends: Transit, name: str) -> str:
+    """The VPC's address to which an element of a set leads; '' if the uplink has none of that IP version."""
+    found = ends.vpc_v4 if name.endswith("4") else ends.vpc_v6
+    return "" if found is None else str(found.ip)
