@@ -99,7 +99,7 @@ NAMES = {
 }
 RANK = {"none": 0, "read": 1, "operate": 2, "admin": 3}
 
-NEW = ("/v1/vms/{id}", "/v1/vpcs/{name}")
+NEW = ("/v1/vms/{id}", "/v1/vpcs/{name}", "/v1/peerings/{a}/{b}")
 """What a PUT makes, where it is not there: elsewhere that is forbidden, of all else there is nothing."""
 
 BAD = ("none", "wrong", "expired", "revoked", "other scheme", "id of another")
