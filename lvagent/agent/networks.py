@@ -20,8 +20,11 @@ from lvagent.agent.trace import Trace
 from lvagent.agent.wires import Dhcps, Metadatas, Wires
 from lvagent.errors import HostError
 from lvagent.failpoints import point
+from lvagent.host.probe import Seen
 from lvagent.plan import diff, firewall, uplinks, wanted
+from lvagent.plan.explain.probe import Probe
 from lvagent.plan.resources import Dhcp, Fabric, Filter, Firewall, Plug, PortFilter, Ruleset
+from lvagent.plan.sessions import KeptFlow
 from lvagent.plan.uplinks import Transit, UplinkPolicy
 from lvagent.plan.wanted import Policy
 from lvagent.spec import names
@@ -62,6 +65,10 @@ class Networks:
         """What the wanted resources depend on, as it is wanted now."""
         return dataclasses.replace(self._policy, vpcs=self.configs.all())
 
+    def policy_afresh(self) -> Policy:
+        """The policy, with how uplinks are on this host in this moment: it may have another address than before."""
+        return self.policy if self._uplinks is None else dataclasses.replace(self.policy, uplinks=self._uplinks())
+
     def policy_with(self, vpc: str, config: VpcConfig) -> Policy:
         """The policy if this were wanted of a VPC."""
         return dataclasses.replace(self._policy, vpcs={**self.configs.all(), vpc: config})
@@ -69,6 +76,14 @@ class Networks:
     def transits(self) -> Mapping[str, Transit]:
         """The addresses of the uplinks that are there, by VPC."""
         return self._wires.transits()
+
+    def probe(self, probe: Probe) -> Seen:
+        """Send a packet, and see what becomes of it; see ``host.probe``."""
+        return self._wires.probe(probe)
+
+    def flows(self, vpc: str, most: int) -> list[KeptFlow]:
+        """The flows that a VPC keeps, at most so many."""
+        return self._wires.flows(vpc, most)
 
     def trouble(self) -> Mapping[str, tuple[str, ...]]:
         """What keeps uplinks from being whole, by VPC; of '': what concerns all."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from lvagent.agent import views
+from lvagent.agent.explain import Explainer
 from lvagent.agent.index import Entry
 from lvagent.agent.lookout import Lookout
 from lvagent.agent.parts import Parts
 from lvagent.errors import NotFound
 from lvagent.host import files
+from lvagent.spec.flow import Explained, Flow
 from lvagent.spec.status import FirewallView, ImageView, SubnetView, TimelineEntry, VpcView
 
 
@@ -24,6 +27,7 @@ class Told:
         self._networks = parts.networks
         self._timeline = parts.timeline
         self._lookout = Lookout(parts.networks, parts.timeline)
+        self._explainer = Explainer(parts.index, parts.networks)
         self._index.watch = parts.timeline.changed
 
     def _ready(self) -> None:
@@ -42,6 +46,11 @@ class Told:
         for vpc in spec.vpcs:
             self._networks.counters.look(vpc)
         return self._networks.counters.view(spec)
+
+    def explain(self, flow: Flow, *, live: bool = False) -> Explained:
+        """Whether a flow is allowed, and what decides; see ``agent.explain``."""
+        self._ready()
+        return self._explainer.explain(flow, live=live)
 
     def domain_xml(self, vm: str) -> str:
         """The domain XML as libvirt has it."""
@@ -81,10 +90,10 @@ class Told:
         return views.vpcs(self._index.all(), networks.policy, networks.transits(), networks.trouble())
 
     def vpc(self, name: str) -> VpcView:
-        """One VPC."""
+        """One VPC, with the flows that go by its uplink."""
         for view in self.vpcs():
             if view.name == name:
-                return view
+                return dataclasses.replace(view, sessions=self._explainer.sessions(name))
         raise NotFound("vpc", name)
 
     def subnets(self) -> Sequence[SubnetView]:

@@ -18,6 +18,7 @@ from lvagent.api.protocol import Agent, Watch
 from lvagent.errors import Conflict, HostError, LvagentError, NotFound
 from lvagent.spec import names
 from lvagent.spec.access import Caller
+from lvagent.spec.flow import WORLD, Explained, Flow, Live, Step
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.status import (
     Action,
@@ -27,6 +28,7 @@ from lvagent.spec.status import (
     Plan,
     PutResult,
     Readiness,
+    SessionsView,
     Settling,
     SubnetView,
     TimelineEntry,
@@ -172,6 +174,28 @@ class Limited:
         self.vm(vm)
         return self._agent.rules(vm)
 
+    def explain(self, flow: Flow, *, live: bool = False) -> Explained:
+        """The way of a flow between VMs of his, and what of it is his to know."""
+        for vm in (flow.origin, flow.target):
+            if isinstance(vm, str) and vm != WORLD:
+                self.vm(vm)
+        if live and flow.origin == WORLD:
+            self._check_host()
+        found = self._agent.explain(flow, live=live)
+        steps = tuple(map(self._shown_step, found.walk.steps))
+        return Explained(dataclasses.replace(found.walk, steps=steps), found.live and self._shown_live(found.live))
+
+    def _shown_step(self, step: Step) -> Step:
+        """A step without what is not his."""
+        if not self._foreign(f"{step.where} {step.text}"):
+            return step
+        return dataclasses.replace(step, where="", text=VEILED)
+
+    def _shown_live(self, live: Live) -> Live:
+        """What became of a packet, without the filters of the host."""
+        text = VEILED if self._foreign(live.text) else live.text
+        return dataclasses.replace(live, text=text, decider="", seen=())
+
     def domain_xml(self, vm: str) -> str:
         """The XML of a VM of his."""
         self.vm(vm)
@@ -216,10 +240,10 @@ class Limited:
 
     def vpc(self, name: str) -> VpcView:
         """One VPC of his."""
-        for view in self.vpcs():
-            if view.name == name:
-                return view
-        raise NotFound("vpc", name)
+        if not self._caller.sees({name}):
+            raise NotFound("vpc", name)
+        mine = {one.spec.id for one in self.vms()}
+        return _narrow_vpc(self._agent.vpc(name), mine)
 
     def put_vpc(self, vpc: str, config: VpcConfig) -> VpcView:
         """Want something of a VPC of his."""
@@ -335,4 +359,11 @@ def _narrow_vpc(view: VpcView, mine: set[str]) -> VpcView:
     subnets = tuple(_narrow_subnet(one, mine) for one in view.subnets)
     trouble = ("something on the host is in its way: ask who runs it",) if view.uplink.trouble else ()
     uplink = dataclasses.replace(view.uplink, trouble=trouble)
-    return dataclasses.replace(view, subnets=subnets, vms=tuple(vm for vm in view.vms if vm in mine), uplink=uplink)
+    vms = tuple(vm for vm in view.vms if vm in mine)
+    flows = None if view.sessions is None else _narrow_sessions(view.sessions, mine)
+    return dataclasses.replace(view, subnets=subnets, vms=vms, uplink=uplink, sessions=flows)
+
+
+def _narrow_sessions(view: SessionsView, mine: set[str]) -> SessionsView:
+    his = tuple(one for one in view.vms if one.vm in mine)
+    return SessionsView(sum(one.sessions for one in his), sum(one.bytes for one in his), view.complete, his)

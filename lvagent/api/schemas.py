@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import cast
 
+from lvagent.api.explain_schemas import explain_schemas
 from lvagent.api.operations import Progress
 from lvagent.api.problems import TITLES, URN, Json
 from lvagent.api.stray_schemas import stray_schemas
@@ -319,6 +320,7 @@ def schemas() -> dict[str, Json]:
         "Drift": DRIFT,
         "Phase": PHASE,
         **vpc_schemas(),
+        **explain_schemas(),
         "VpcList": _items("Vpc"),
         "Subnet": SUBNET,
         "SubnetList": _items("Subnet"),

@@ -30,13 +30,25 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Denied:
+    """Where no guest goes by an uplink, and what says so: ``uplink.deny 10.0.0.0/8``."""
+
+    net: Net
+    said: str
+
+    def covers(self, address: Address) -> bool:
+        """Whether an address is there."""
+        return self.net.version == address.version and address in self.net
+
+
+@dataclass(frozen=True, slots=True)
 class UplinkPolicy:
     """How uplinks are on this host.
 
     ``pools``: the nets that transit addresses are of, IPv4 and, if IPv6 goes out, IPv6. ``mtu`` in bytes.
     ``ipv6``: none, nat66, routed. ``routed``: nets of which prefixes may be routed. ``resolvers``: the host's.
     ``own``: addresses of the host. ``private``: domains whose names may have private addresses. ``tables``: a VPC's, by
-    what is translated there.
+    what is translated there. ``denied``: where no guest goes.
     """
 
     pools: tuple[Net, ...]
@@ -48,6 +60,7 @@ class UplinkPolicy:
     private: tuple[str, ...]
     router: Router
     tables: Mapping[frozenset[int], Table]
+    denied: tuple[Denied, ...] = ()
 
     def translated(self, mode: UplinkMode) -> frozenset[int]:
         """The IP versions whose addresses are translated on the way out."""

@@ -25,8 +25,10 @@ from lvagent.config import Settings
 from lvagent.errors import Conflict, HostError, NotFound, SpecError
 from lvagent.host.libvirt import DomainRecord, DomainState, slot_of
 from lvagent.host.nft_read import Counted
+from lvagent.host.probe import Seen
 from lvagent.host.volumes import Judged
 from lvagent.plan import diff
+from lvagent.plan.explain.probe import Probe
 from lvagent.plan.resources import (
     Bridge,
     Dhcp,
@@ -42,6 +44,7 @@ from lvagent.plan.resources import (
     Uplink,
     Vxlan,
 )
+from lvagent.plan.sessions import KeptFlow
 from lvagent.plan.uplinks import Transit, transit
 from lvagent.plan.wanted import Policy
 from lvagent.render.domain import DomainOptions
@@ -310,6 +313,9 @@ class FakeWires:
         self.in_root: set[str] = set()
         self.counters: dict[str, list[Counted]] = {}
         self.troubles: tuple[str, ...] = ()
+        self.kept_flows: dict[str, list[KeptFlow]] = {}
+        self.probes: list[Probe] = []
+        self.seen = Seen(True, "it gets there", "", ("a chain",))
         self.looks = 0
 
     def observe(self, vpc: str) -> frozenset[Resource]:
@@ -373,6 +379,13 @@ class FakeWires:
     def transits(self) -> dict[str, Transit]:
         ways = (one.vpc for one in self.there if isinstance(one, Uplink))
         return {vpc: transit(slot, POOLS) for slot, vpc in enumerate(sorted(ways), 1)}
+
+    def flows(self, vpc: str, most: int) -> list[KeptFlow]:
+        return self.kept_flows.get(vpc, [])[:most]
+
+    def probe(self, probe: Probe) -> Seen:
+        self.probes.append(probe)
+        return self.seen
 
     def counted(self, vpc: str) -> list[Counted]:
         return self.counters.get(vpc, [])

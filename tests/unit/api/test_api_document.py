@@ -80,6 +80,9 @@ def check(document: Json, method: str, path: str, answer: TestResponse) -> None:
         assert name in answer.headers or name == "Preference-Applied", (method, path, name)
 
 
+ASKED = "from=i-0000000001&to=10.0.0.1&proto=icmp"
+
+
 def walk(client: FlaskClient) -> list[tuple[str, str, TestResponse]]:
     """Every route in its good case; some in more than one."""
     vm1 = "/v1/vms/i-0000000001"
@@ -111,6 +114,9 @@ def walk(client: FlaskClient) -> list[tuple[str, str, TestResponse]]:
         ("DELETE", "/v1/vpcs/{name}", client.delete("/v1/vpcs/vpc-aaaaaaaaaa")),
         ("GET", "/v1/subnets/{name}", client.get("/v1/subnets/subnet-aaaaaaaaaa")),
         ("POST", "/v1/plan", client.post("/v1/plan", json=full(9))),
+        ("GET", "/v1/explain", client.get(f"/v1/explain?{ASKED}")),
+        ("GET", "/v1/explain", client.get("/v1/explain?from=world&to=i-0000000001&proto=tcp&port=22")),
+        ("POST", "/v1/explain", client.post(f"/v1/explain?{ASKED}", json={})),
         ("GET", "/v1/vms/{id}/timeline", client.get(f"{vm1}/timeline")),
         ("POST", "/v1/sweep", client.post("/v1/sweep")),
         *(("GET", path, client.get(path)) for path in plain),
