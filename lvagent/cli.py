@@ -24,6 +24,10 @@ COMMANDS = {
     "token": ("lvagent.commands.token:group", "Make, list and revoke tokens for the API over TCP."),
     "audit": ("lvagent.commands.audit:audit", "Show who changed what over the API."),
     "why": ("lvagent.commands.why:why", "Say what happened to a VM last, and what to do."),
+    "explain": (
+        "lvagent.commands.explain:explain",
+        "Say whether A reaches B, and what decides.",
+    ),
     "doctor": ("lvagent.commands.doctor:doctor", "Check this host, and what is on it; repair what is ours."),
     "hook": ("lvagent.commands.hook:group", "Install, remove or show the libvirt hook."),
     "service": ("lvagent.commands.service:group", "Install, remove or show the systemd unit and what goes with it."),

@@ -22,8 +22,11 @@ from lvagent.agent.trace import Trace
 from lvagent.agent.wires import Dhcps, Metadatas, Wires
 from lvagent.errors import Conflict, HostError, LvagentError
 from lvagent.failpoints import point
+from lvagent.host.probe import Seen
 from lvagent.plan import diff, firewall, inward, uplinks, wanted
-from lvagent.plan.resources import Fabric, Filter, Firewall, Plug, PortFilter, Ruleset
+from lvagent.plan.explain.probe import Probe
+from lvagent.plan.resources import Fabric, Filter, Firewall, Plug, PortFilter
+from lvagent.plan.sessions import KeptFlow
 from lvagent.plan.uplinks import Transit, UplinkPolicy
 from lvagent.plan.wanted import Policy
 from lvagent.spec.vm import Network as NetworkConfig
@@ -80,6 +83,10 @@ class Networks:
             self._policy, vpcs=self.configs.all(), ports=self.ports.all(), floating=self.floating.all()
         )
 
+    def policy_afresh(self) -> Policy:
+        """The policy, with how uplinks are on this host in this moment: it may have another address than before."""
+        return self.policy if self._uplinks is None else dataclasses.replace(self.policy, uplinks=self._uplinks())
+
     def policy_with(self, vpc: str, config: VpcConfig) -> Policy:
         """The policy if this were wanted of a VPC."""
         return dataclasses.replace(self.policy, vpcs={**self.configs.all(), vpc: config})
@@ -96,13 +103,21 @@ class Networks:
             self.floating.set(address, None)
             self.floating.keep(address)
 
-    def probe(self, link: str, address: str) -> str:
+    def answering(self, link: str, address: str) -> str:
         """The MAC that answers for an address on a link of the host; '' if none does."""
-        return self._wires.probe(link, address)
+        return self._wires.answering(link, address)
 
     def transits(self) -> Mapping[str, Transit]:
         """The addresses of the uplinks that are there, by VPC."""
         return self._wires.transits()
+
+    def probe(self, probe: Probe) -> Seen:
+        """Send a packet, and see what becomes of it; see ``host.probe``."""
+        return self._wires.probe(probe)
+
+    def flows(self, vpc: str, most: int) -> list[KeptFlow]:
+        """The flows that a VPC keeps, at most so many."""
+        return self._wires.flows(vpc, most)
 
     def trouble(self) -> Mapping[str, tuple[str, ...]]:
         """What keeps uplinks from being whole, by VPC; of '': what concerns all."""
@@ -289,7 +304,7 @@ class Networks:
             log.warning("%s: nothing is removed, %s is in it and nobody's", vpc, ", ".join(unknown))
         elif remove and steps.remove:
             log.info("%s: remove %s", vpc, "; ".join(map(diff.describe, steps.remove)))
-            gone = _in_one(steps)
+            gone = diff.in_one(steps)
             self._wires.remove([one for one in steps.remove if one not in gone])
             point("network.removed")
         if steps.ensure or gone:
@@ -379,9 +394,3 @@ class Networks:
     def close(self) -> None:
         """Close what is open; the VPCs stay."""
         self._wires.close()
-
-
-def _in_one(steps: diff.Steps) -> list[Filter]:
-    """What goes of a filter that stays: in one step with what comes, for the one may refer to the other."""
-    stays = not any(isinstance(one, Ruleset) for one in steps.remove)
-    return [one for one in steps.remove if isinstance(one, Filter)] if stays else []

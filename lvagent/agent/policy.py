@@ -9,11 +9,11 @@ from pathlib import Path
 
 from lvagent.agent.configs import FloatWishes, PortWishes, VpcConfigs
 from lvagent.config import Settings
-from lvagent.config_uplink import nets
+from lvagent.config_uplink import UplinkSettings, nets
 from lvagent.errors import LvagentError, SpecError
 from lvagent.host import host
 from lvagent.host.wishes import WishFiles
-from lvagent.plan.uplinks import UplinkPolicy
+from lvagent.plan.uplinks import ALWAYS_DENIED, Denied, UplinkPolicy
 from lvagent.plan.wanted import Policy
 from lvagent.render import inward, nft, uplinks
 from lvagent.render.domain import DomainOptions
@@ -70,7 +70,8 @@ def uplink_policy(settings: Settings, local: str) -> UplinkPolicy:
     """
     ways, own = settings.uplink, _addresses()
     pools = nets((ways.pool_v4, ways.pool_v6))
-    denied = [*nets(ways.deny), *(underlay(local, own) if ways.underlay == "deny" else ())]
+    closed = _denied(ways, pools, underlay(local, own) if ways.underlay == "deny" else ())
+    denied = [one.net for one in closed]
     resolvers = tuple(one for one in host.resolvers() if one not in {str(address.ip) for address in own})
     asked = dict.fromkeys(map(ip_address, (*settings.vpc.forwarders, *resolvers)))
     ipv6 = ways.ipv6 != "none"
@@ -87,7 +88,20 @@ def uplink_policy(settings: Settings, local: str) -> UplinkPolicy:
         links=_links(),
         ways={4: ways.interface, 6: ways.interface} if ways.interface else _default_links(),
         tables={kind: uplinks.table(pools, denied, kind, {one.ip for one in own}) for kind in kinds},
+        denied=closed,
     )
+
+
+def _denied(ways: UplinkSettings, pools: Iterable[Net], below: Iterable[Net]) -> tuple[Denied, ...]:
+    """Where no guest goes, each net with what says so.
+
+    :param below: networks of the underlay.
+    """
+    by_setting = [Denied(net, f"uplink.deny {net}") for net in nets(ways.deny)]
+    by_pool = [Denied(net, f"uplink.pool_v{net.version} {net}") for net in pools]
+    by_underlay = [Denied(net, f"uplink.underlay deny ({net})") for net in below]
+    always = [Denied(net, f"{net}, which never goes out") for net in ALWAYS_DENIED]
+    return (*by_setting, *by_underlay, *by_pool, *always)
 
 
 def underlay(local: str, own: Iterable[Interface]) -> list[Net]:

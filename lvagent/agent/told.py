@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from lvagent.agent import views
+from lvagent.agent.explain import Explainer
 from lvagent.agent.index import Entry
 from lvagent.agent.lookout import Lookout
 from lvagent.agent.parts import Parts
 from lvagent.errors import NotFound
 from lvagent.host import files
+from lvagent.spec.flow import Explained, Flow
 from lvagent.spec.status import FirewallView, ImageView, SubnetView, TimelineEntry, VpcView, named
 
 
@@ -24,6 +27,7 @@ class Told:
         self._networks = parts.networks
         self._timeline = parts.timeline
         self._lookout = Lookout(parts.networks, parts.timeline)
+        self._explainer = Explainer(parts.index, parts.networks)
         self._index.watch = parts.timeline.changed
 
     def _ready(self) -> None:
@@ -44,6 +48,11 @@ class Told:
         policy = self._networks.policy
         implied = dict.fromkeys(rule for vpc in spec.vpcs for rule in policy.implied(spec, vpc))
         return self._networks.counters.view(spec, implied)
+
+    def explain(self, flow: Flow, *, live: bool = False) -> Explained:
+        """Whether a flow is allowed, and what decides; see ``agent.explain``."""
+        self._ready()
+        return self._explainer.explain(flow, live=live)
 
     def domain_xml(self, vm: str) -> str:
         """The domain XML as libvirt has it."""
@@ -83,8 +92,8 @@ class Told:
         return views.vpcs(self._index.all(), networks.policy, networks.transits(), networks.trouble())
 
     def vpc(self, name: str) -> VpcView:
-        """One VPC."""
-        return named("vpc", self.vpcs(), name)
+        """One VPC, with the flows that go by its uplink."""
+        return dataclasses.replace(named("vpc", self.vpcs(), name), sessions=self._explainer.sessions(name))
 
     def subnets(self) -> Sequence[SubnetView]:
         """All subnets, by name."""

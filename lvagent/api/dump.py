@@ -17,6 +17,7 @@ from lvagent.spec.status import (
     PortView,
     PutResult,
     Readiness,
+    SessionsView,
     SubnetView,
     TimelineEntry,
     VmStatus,
@@ -128,7 +129,12 @@ def vpc(view: VpcView) -> Json:
             for name, value in dataclasses.asdict(view.uplink).items()
         },
         "metadata": "on" if view.metadata else "off",
+        "sessions": None if view.sessions is None else _sessions(view.sessions),
     }
+
+
+def _sessions(view: SessionsView) -> Json:
+    return {**dataclasses.asdict(view), "vms": [dataclasses.asdict(one) for one in view.vms]}
 
 
 def entry(found: TimelineEntry) -> Json:

@@ -13,12 +13,14 @@ from collections.abc import Sequence
 
 from lvagent.agent.news import Item, News
 from lvagent.api.limited_peers import LimitedPeers
+from lvagent.api.narrow import narrow_subnet, narrow_vpc
 from lvagent.api.operations import Operation, OperationView
 from lvagent.api.problems import Forbidden
 from lvagent.api.protocol import Agent, Peers, Watch
 from lvagent.errors import Conflict, HostError, LvagentError, NotFound
 from lvagent.spec import names
 from lvagent.spec.access import Caller
+from lvagent.spec.flow import WORLD, Explained, Flow, Live, Step
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.publications import Floating, Publication
 from lvagent.spec.status import (
@@ -186,6 +188,28 @@ class Limited:
         self.vm(vm)
         return self._agent.rules(vm)
 
+    def explain(self, flow: Flow, *, live: bool = False) -> Explained:
+        """The way of a flow between VMs of his, and what of it is his to know."""
+        for vm in (flow.origin, flow.target):
+            if isinstance(vm, str) and vm != WORLD:
+                self.vm(vm)
+        if live and flow.origin == WORLD:
+            self._check_host()
+        found = self._agent.explain(flow, live=live)
+        steps = tuple(map(self._shown_step, found.walk.steps))
+        return Explained(dataclasses.replace(found.walk, steps=steps), found.live and self._shown_live(found.live))
+
+    def _shown_step(self, step: Step) -> Step:
+        """A step without what is not his."""
+        if not self._foreign(f"{step.where} {step.text}"):
+            return step
+        return dataclasses.replace(step, where="", text=VEILED)
+
+    def _shown_live(self, live: Live) -> Live:
+        """What became of a packet, without the filters of the host."""
+        text = VEILED if self._foreign(live.text) else live.text
+        return dataclasses.replace(live, text=text, decider="", seen=())
+
     def domain_xml(self, vm: str) -> str:
         """The XML of a VM of his."""
         self.vm(vm)
@@ -226,11 +250,14 @@ class Limited:
     def vpcs(self) -> Sequence[VpcView]:
         """His VPCs, with those of the VMs in them that are his."""
         mine = {one.spec.id for one in self.vms()}
-        return tuple(_narrow_vpc(one, mine) for one in self._agent.vpcs() if self._caller.sees({one.name}))
+        return tuple(narrow_vpc(one, mine) for one in self._agent.vpcs() if self._caller.sees({one.name}))
 
     def vpc(self, name: str) -> VpcView:
         """One VPC of his."""
-        return named("vpc", self.vpcs(), name)
+        if not self._caller.sees({name}):
+            raise NotFound("vpc", name)
+        mine = {one.spec.id for one in self.vms()}
+        return narrow_vpc(self._agent.vpc(name), mine)
 
     def put_vpc(self, vpc: str, config: VpcConfig) -> VpcView:
         """Want something of a VPC of his."""
@@ -281,7 +308,7 @@ class Limited:
     def subnets(self) -> Sequence[SubnetView]:
         """The subnets of his VPCs."""
         mine = {one.spec.id for one in self.vms()}
-        return tuple(_narrow_subnet(one, mine) for one in self._agent.subnets() if self._caller.sees({one.vpc}))
+        return tuple(narrow_subnet(one, mine) for one in self._agent.subnets() if self._caller.sees({one.vpc}))
 
     def subnet(self, name: str) -> SubnetView:
         """One subnet of his VPCs."""
@@ -371,14 +398,3 @@ def check_networks(caller: Caller, spec: VmConfig) -> None:
             raise Forbidden("the token is not for this VPC", path=f"networks[{index}].netname", hint=hint)
     if not caller.sees(spec.vpcs):
         raise Forbidden("the token makes no VMs outside of VPCs", path="networks", hint="give it a network")
-
-
-def _narrow_subnet(view: SubnetView, mine: set[str]) -> SubnetView:
-    return dataclasses.replace(view, vms=tuple(vm for vm in view.vms if vm in mine))
-
-
-def _narrow_vpc(view: VpcView, mine: set[str]) -> VpcView:
-    subnets = tuple(_narrow_subnet(one, mine) for one in view.subnets)
-    trouble = ("something on the host is in its way: ask who runs it",) if view.uplink.trouble else ()
-    uplink = dataclasses.replace(view.uplink, trouble=trouble)
-    return dataclasses.replace(view, subnets=subnets, vms=tuple(vm for vm in view.vms if vm in mine), uplink=uplink)

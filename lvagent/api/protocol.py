@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from lvagent.agent.news import News
+from lvagent.spec.flow import Explained, Flow
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.peerings import PeeringView
 from lvagent.spec.publications import Floating, Publication
@@ -142,6 +143,12 @@ class Agent(Protocol):
 
     def subnet(self, name: str) -> SubnetView:
         """One subnet."""
+
+    def explain(self, flow: Flow, *, live: bool = False) -> Explained:
+        """Whether a flow is allowed, and what decides.
+
+        :param live: also send its first packet, and see what becomes of it.
+        """
 
     def plan(self, spec: VmConfig, *, confined: bool = False) -> Plan:
         """What ``put`` would do; touches nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lvagent.api import events, inward, monitor, peerings, strays, views, vpcs
+from lvagent.api import events, explain, inward, monitor, peerings, strays, views, vpcs
 from lvagent.api.contract import TEXT, XML, Header, Name, Reply, Route, View
 from lvagent.spec.access import Role
 from lvagent.spec.status import Action
@@ -289,6 +289,28 @@ ROUTES: tuple[Route, ...] = (
         (Reply(204, "They are not peered."),),
         (404, 413, 415),
         names=PAIR,
+    ),
+    Route(
+        "GET",
+        "/v1/explain",
+        "explain",
+        Role.READ,
+        "Whether a flow is allowed, and what decides: the way of its first packet, as the wishes say it goes.",
+        explain.explain,
+        (Reply(200, "The walk.", "Explained"),),
+        (404,),
+        query=explain.QUERY,
+    ),
+    Route(
+        "POST",
+        "/v1/explain",
+        "explainLive",
+        Role.OPERATE,
+        "The same, and the packet is sent, as from the port of its sender; it is taken out again before it arrives.",
+        explain.explain_live,
+        (Reply(200, "The walk, and what became of the packet.", "Explained"),),
+        (404, 409, 413, 415),
+        query=explain.QUERY,
     ),
     _read("/v1/images", "listImages", "The images that volumes can be made from.", views.list_images, "ImageList"),
     Route(

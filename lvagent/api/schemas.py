@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import cast
 
+from lvagent.api.explain_schemas import explain_schemas
 from lvagent.api.inward_schemas import inward_schemas
 from lvagent.api.operations import Progress
 from lvagent.api.peerings import peering_schemas
@@ -327,6 +328,7 @@ def schemas() -> dict[str, Json]:
         **inward_schemas(),
         "PortList": _items("Publication"),
         "FloatingList": _items("Floating"),
+        **explain_schemas(),
         "VpcList": _items("Vpc"),
         "Subnet": SUBNET,
         "SubnetList": _items("Subnet"),

@@ -9,7 +9,8 @@ from lvagent.api.problems import Json
 from lvagent.spec.vpc import UplinkMode, vpc_schema
 
 
-def _text(description: str) -> Json:
+def text_schema(description: str) -> Json:
+    """A string."""
     return {"type": "string", "description": description}
 
 
@@ -17,11 +18,13 @@ def _or_null(description: str, kind: str = "string") -> Json:
     return {"type": [kind, "null"], "description": description}
 
 
-def _texts(description: str) -> Json:
+def texts_schema(description: str) -> Json:
+    """A list of strings."""
     return {"type": "array", "items": {"type": "string"}, "description": description}
 
 
-def _object(description: str, members: dict[str, Json]) -> Json:
+def object_schema(description: str, members: dict[str, Json]) -> Json:
+    """An object with these members, each there, and no others."""
     return {
         "type": "object",
         "description": description,
@@ -31,7 +34,7 @@ def _object(description: str, members: dict[str, Json]) -> Json:
     }
 
 
-UPLINK = _object(
+UPLINK = object_schema(
     "The way out of a VPC: as it is wanted, and the addresses that it has now (null: none).",
     {
         "mode": {"type": "string", "enum": [*UplinkMode], "description": "the way out that it shall have"},
@@ -40,11 +43,38 @@ UPLINK = _object(
         "gateway_v4": _or_null("the host's end"),
         "address_v6": _or_null("the VPC's end, IPv6"),
         "gateway_v6": _or_null("the host's end, IPv6"),
-        "routes": _texts("the prefixes that the host routes to the VPC as they are"),
-        "forwarders": _texts("the DNS servers that are asked for names outside"),
-        "trouble": _texts("what keeps it from being whole, and what to do"),
+        "routes": texts_schema("the prefixes that the host routes to the VPC as they are"),
+        "forwarders": texts_schema("the DNS servers that are asked for names outside"),
+        "trouble": texts_schema("what keeps it from being whole, and what to do"),
     },
 )
+
+
+_COUNT = {"type": "integer", "minimum": 0}
+
+SESSIONS: Json = {
+    **object_schema(
+        "The flows that go by its uplink now; null: it has none, or many VPCs were asked for.",
+        {
+            "sessions": {**_COUNT, "description": "how many"},
+            "bytes": {**_COUNT, "description": "their bytes, both ways; counted since the VPC was made"},
+            "complete": {"type": "boolean", "description": "whether all were looked at; very many are not"},
+            "vms": {
+                "type": "array",
+                "description": "by VM",
+                "items": object_schema(
+                    "Those of a VM.",
+                    {
+                        "vm": text_schema("its id"),
+                        "sessions": {**_COUNT, "description": "how many"},
+                        "bytes": {**_COUNT, "description": "their bytes, both ways"},
+                    },
+                ),
+            },
+        },
+    ),
+    "type": ["object", "null"],
+}
 
 
 def vpc_schemas() -> dict[str, Json]:
@@ -53,21 +83,24 @@ def vpc_schemas() -> dict[str, Json]:
     members = cast(dict[str, Json], copy.deepcopy(wish["properties"]))
     return {
         "VpcSettings": wish,
-        "Vpc": _object(
+        "Vpc": object_schema(
             "A VPC: a network namespace.",
             {
-                "name": _text("its name"),
-                "netns": _text("the name of its namespace"),
-                "domain": _text("its DNS domain"),
+                "name": text_schema("its name"),
+                "netns": text_schema("the name of its namespace"),
+                "domain": text_schema("its DNS domain"),
                 "subnets": {
                     "type": "array",
                     "items": {"$ref": "#/components/schemas/Subnet"},
                     "description": "its subnets",
                 },
-                "vms": _texts("the VMs in it"),
-                "settings": _object("What was wanted of it (PUT); null: as the agent's settings have it.", members),
+                "vms": texts_schema("the VMs in it"),
+                "settings": object_schema(
+                    "What was wanted of it (PUT); null: as the agent's settings have it.", members
+                ),
                 "uplink": UPLINK,
                 "metadata": {"type": "string", "enum": ["on", "off"], "description": "whether metadata is served"},
+                "sessions": SESSIONS,
             },
         ),
     }

@@ -12,7 +12,7 @@ import click
 from lvagent.commands.client import Client
 from lvagent.commands.failure import NOT_FOUND, Failure
 from lvagent.commands.session import Session, output_option, pass_session
-from lvagent.commands.tables import Json, objects, print_facts, print_json, print_table, texts
+from lvagent.commands.tables import Json, objects, print_facts, print_json, print_table, size, texts
 
 SUBNET_HEADS = ("SUBNET", "VPC", "VNI", "MTU", "GATEWAYS", "VMS")
 
@@ -122,6 +122,13 @@ def _print_vpc(session: Session, found: Json) -> None:
     )
     click.echo()
     print_table(SUBNET_HEADS, [_subnet_row(one) for one in objects(found["subnets"])], empty="no subnets")
+    flows = cast(Json | None, found["sessions"])
+    if flows is not None:
+        click.echo()
+        rows = [(one["vm"], one["sessions"], size(one["bytes"])) for one in objects(flows["vms"])]
+        print_table(("VM", "SESSIONS", "BYTES"), rows, empty="no flows by the uplink now")
+        if not flows["complete"]:
+            click.echo("there are more flows than were looked at")
 
 
 @click.group()

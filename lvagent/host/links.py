@@ -178,6 +178,12 @@ def change(
     return Message(RTM_SETLINK, 0, body, f"set {name}")
 
 
+def address(name: str, mac: str) -> Message:
+    """Give a link another MAC."""
+    body = _header() + text(IFLA_IFNAME, name) + attribute(IFLA_ADDRESS, mac_bytes(mac))
+    return Message(RTM_SETLINK, 0, body, f"set the MAC of {name}")
+
+
 def move(name: str, *, netns: int, mtu: int, master: int) -> Message:
     """Move a link to another namespace and there into a bridge, in one step.
 

@@ -213,9 +213,10 @@ class Socket:
                 raise NetlinkError(reply.code, message.label, reply.said())
         return answers
 
-    def dump(self, message: Message) -> list[bytes]:
+    def dump(self, message: Message, most: int | None = None) -> list[bytes]:
         """The bodies of all objects that a dump request yields.
 
+        :param most: take no more than so many; what follows is never read, so the socket is good for nothing else then.
         :raise NetlinkError: it was refused.
         """
         found: list[bytes] = []
@@ -228,7 +229,7 @@ class Socket:
                         raise NetlinkError(reply.code, message.label, reply.said())
                     return False
                 found.append(reply.body)
-                return True
+                return most is None or len(found) < most
 
             self._receive(number, take)
         return found

@@ -17,18 +17,20 @@ from pathlib import Path
 from lvagent.config import Settings
 from lvagent.errors import HostError
 from lvagent.failpoints import point
-from lvagent.host import bridge_netfilter, kernel_filter, netns, peers
+from lvagent.host import bridge_netfilter, conntrack, kernel_filter, netns, peers
 from lvagent.host.fabric import FabricSide
 from lvagent.host.inward import InwardSide
 from lvagent.host.links import Link
 from lvagent.host.netspace import Netspace, translated
 from lvagent.host.nft_read import Counted
+from lvagent.host.probe import Prober, Seen
 from lvagent.host.proxies import ProxySide
 from lvagent.host.removal import InVpc, Removal, by_vpc, filters_of, of
 from lvagent.host.router import RouterSide
 from lvagent.host.uplinks import Uplinks
 from lvagent.host.vpc import BROKEN, Observed, VpcSide
 from lvagent.host.vpcs import VpcSides
+from lvagent.plan.explain.probe import Probe
 from lvagent.plan.resources import (
     Bridge,
     Fabric,
@@ -48,6 +50,7 @@ from lvagent.plan.resources import (
     Veth,
     Vxlan,
 )
+from lvagent.plan.sessions import KeptFlow
 from lvagent.plan.uplinks import Transit
 from lvagent.render.nft import owner_of
 from lvagent.spec import names
@@ -68,6 +71,7 @@ class Network:
         self._vpcs = VpcSides(settings.paths.netns, settings.filter)
         self._fabric = FabricSide(settings, self._here)
         self._uplinks = Uplinks(settings, self._here)
+        self._prober = Prober(lambda netns: self._vpcs.needed(netns).space if netns else self._here())
         self._router = RouterSide(settings, self._here)
         self._inward = InwardSide(self._here, self._uplinks, self._router)
         self._proxies = ProxySide(Path(settings.paths.state), self._here)
@@ -208,6 +212,7 @@ class Network:
         with translated(vpc, "filter"):
             if base:
                 side.filter.ensure_base(wanted, without)
+                side.count_flows()
             elif wanted or without:
                 side.filter.put(wanted, without)
 
@@ -254,9 +259,9 @@ class Network:
             side.filter.put(filters)
         side.plug(plug, side.bound_mac(plug.tap), self._here())
 
-    def probe(self, link: str, address: str) -> str:
+    def answering(self, link: str, address: str) -> str:
         """The MAC that answers for an address on a link of the host; '' if none does."""
-        return self._proxies.probe(link, address)
+        return self._proxies.answering(link, address)
 
     def transits(self) -> dict[str, Transit]:
         """The addresses of the uplinks that are there, by VPC."""
@@ -273,6 +278,16 @@ class Network:
     def look(self) -> None:
         """Look whether something of others on this host is in the way of uplinks. Never raises."""
         self._router.look()
+
+    def probe(self, probe: Probe) -> Seen:
+        """Send a packet, and see what becomes of it; see ``host.probe``."""
+        return self._prober.send(probe)
+
+    def flows(self, vpc: str, most: int) -> list[KeptFlow]:
+        """The flows that a VPC's namespace keeps, at most so many; none if there is no such namespace."""
+        side = self._vpcs.find(vpc)
+        with translated(vpc, "list the flows of"):
+            return side.space.inside(lambda: conntrack.kept(most)) if side is not None else []
 
     def counted(self, vpc: str) -> list[Counted]:
         """What the rules of the VMs in a VPC have counted; nothing if there is no such namespace."""

@@ -13,6 +13,8 @@ import threading
 from lvagent.errors import HostError
 
 _lock = threading.Lock()
+_HANDLES = 1 << 3
+"""NFT_CTX_OUTPUT_HANDLE."""
 
 
 def _library() -> ctypes.CDLL:
@@ -22,6 +24,7 @@ def _library() -> ctypes.CDLL:
         raise HostError("libnftables.so.1", "load", str(error), hint="install the package libnftables1") from error
     library.nft_ctx_new.restype = ctypes.c_void_p
     library.nft_ctx_free.argtypes = [ctypes.c_void_p]
+    library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
     library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     for name in ("nft_ctx_buffer_output", "nft_ctx_buffer_error"):
         getattr(library, name).argtypes = [ctypes.c_void_p]
@@ -34,15 +37,18 @@ def _library() -> ctypes.CDLL:
 class Nft:
     """A libnftables context; it acts in the namespace of the thread that made it, whichever thread calls.
 
+    :param handles: whether what it lists bears the numbers of rules.
     :raise HostError: there is no libnftables.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, handles: bool = False) -> None:
         with _lock:
             self._library = _library()
             self._context: int | None = self._library.nft_ctx_new(0)
             self._library.nft_ctx_buffer_output(self._context)
             self._library.nft_ctx_buffer_error(self._context)
+            if handles:
+                self._library.nft_ctx_output_set_flags(self._context, _HANDLES)
 
     def run(self, commands: str, resource: str, action: str = "filter") -> str:
         """Carry out commands as one transaction: all of them or none.

@@ -79,6 +79,9 @@ VPC: Mapping[str, int] = MappingProxyType(
 )
 """A VPC's namespace. A link there has no IPv6 unless it is switched on for it (``ipv6_on``)."""
 
+COUNTING: Mapping[str, int] = MappingProxyType({"netfilter/nf_conntrack_acct": 1})
+"""Flows know how many bytes they have carried. There when conntrack is."""
+
 FABRIC: Mapping[str, int] = MappingProxyType(
     {
         "ipv4/ip_forward": 0,

@@ -6,6 +6,7 @@ first, then links that are down, their sysctls, and at last what makes them carr
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Interface, IPv6Interface
@@ -53,6 +54,11 @@ class VpcSide:
             loopback = self.space.find(["lo"])["lo"]
             addresses = sorted(METADATA, key=str)
             self.space.send([links.change("lo", up=True), *(links.add_address(loopback, each) for each in addresses)])
+
+    def count_flows(self) -> None:
+        """Have conntrack count the bytes of flows, now that it is there; a kernel that cannot tells 0."""
+        with contextlib.suppress(OSError):
+            self.space.inside(lambda: sysctl.write(sysctl.COUNTING))
 
     def ensure_links(self, subnets: Sequence[Subnet], veths: Sequence[Veth], fabric: Netspace | None) -> None:
         """The bridges of subnets with their gateways, and the inner ends of veths.

@@ -14,6 +14,7 @@ from lvagent.plan.resources import (
     Dhcp,
     Extras,
     Fabric,
+    Filter,
     Firewall,
     Group,
     Inward,
@@ -145,3 +146,9 @@ def describe(resource: Resource) -> str:
             return f"metadata of {vpc}, {len(guests)} addresses"
         case Plug(tap=tap, vpc=vpc, subnet=name):
             return f"tap {tap} in {vpc} on {name}"
+
+
+def in_one(steps: Steps) -> list[Filter]:
+    """What goes of a filter that stays: in one step with what comes, for the one may refer to the other."""
+    stays = not any(isinstance(one, Ruleset) for one in steps.remove)
+    return [one for one in steps.remove if isinstance(one, Filter)] if stays else []

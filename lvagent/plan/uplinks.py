@@ -30,6 +30,18 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Denied:
+    """Where no guest goes by an uplink, and what says so: ``uplink.deny 10.0.0.0/8``."""
+
+    net: Net
+    said: str
+
+    def covers(self, address: Address) -> bool:
+        """Whether an address is there."""
+        return self.net.version == address.version and address in self.net
+
+
+@dataclass(frozen=True, slots=True)
 class UplinkPolicy:
     """How uplinks are on this host.
 
@@ -37,7 +49,7 @@ class UplinkPolicy:
     ``ipv6``: none, nat66, routed. ``routed``: nets of which prefixes may be routed. ``resolvers``: the host's.
     ``own``: addresses of the host. ``private``: domains whose names may have private addresses. ``tables``: a VPC's, by
     what is translated there. ``links``: the host's, with their addresses. ``ways``: the link of floating addresses that
-    name none, by IP version.
+    name none, by IP version. ``denied``: where no guest goes.
     """
 
     pools: tuple[Net, ...]
@@ -51,6 +63,7 @@ class UplinkPolicy:
     tables: Mapping[frozenset[int], Table]
     links: Mapping[str, tuple[IPv4Interface | IPv6Interface, ...]] = field(default_factory=dict)
     ways: Mapping[int, str] = field(default_factory=dict)
+    denied: tuple[Denied, ...] = ()
 
     def translated(self, mode: UplinkMode) -> frozenset[int]:
         """The IP versions whose addresses are translated on the way out."""

@@ -195,10 +195,29 @@ class UplinkView:
 
 
 @dataclass(frozen=True, slots=True)
+class VmSessions:
+    """How many flows of a VM go by the uplink now, and the bytes of these, both ways."""
+
+    vm: str
+    sessions: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionsView:
+    """The flows that go by an uplink now, by VM. ``complete``: whether all that the VPC keeps were looked at."""
+
+    sessions: int
+    bytes: int
+    complete: bool
+    vms: tuple[VmSessions, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class VpcView:
     """A VPC with its subnets. ``netns``: the name of its namespace. ``settings``: its wish, as it was put.
 
-    ``metadata``: whether it is served.
+    ``metadata``: whether it is served. ``sessions``: None: it has no uplink, or they were not asked for.
     """
 
     name: str
@@ -209,6 +228,7 @@ class VpcView:
     settings: VpcConfig = DEFAULT
     uplink: UplinkView = UplinkView("none")
     metadata: bool = True
+    sessions: SessionsView | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,3 +212,22 @@ def test_after_the_last_delete_the_host_is_as_before(agent_lab: LabHost, ssh_key
     assert agent_lab.api("DELETE", "/v1/vms/i-0000000007?volumes=delete").status in (200, 204)
     assert before.difference(agent_lab.snapshot()) == {}
     assert agent_lab.namespaces() == []
+
+
+def test_what_explain_says_of_guests_is_so(guests: LabHost, ssh_key: SshKey) -> None:
+    assert say(guests, ssh_key, A, "10.0.0.5", "hostname") == "i-0000000001"
+    one, two, other, far = (f"i-{number:010}" for number in (1, 2, 3, 5))
+    for target, proto, verdict, element in (
+        (two, "tcp&port=22", "allowed", "rules[0]"),
+        (two, "tcp&port=23", "refused", "no rule"),
+        (far, "icmp", "allowed", "rules[1]"),
+        ("10.0.0.1", "udp&port=53", "allowed", "gateway"),
+        ("169.254.169.254", "tcp&port=80", "allowed", "gateway"),
+        (other, "tcp&port=22", "refused", "another VPC with equal prefixes"),
+        ("192.0.2.77", "tcp&port=80", "refused", "no uplink"),
+    ):
+        told = guests.api("POST", f"/v1/explain?from={one}&to={target}&proto={proto}").json
+        assert told["live"]["agrees"], told
+        assert (told["verdict"], told["decider"]["element"]) == (verdict, element), told["why"]
+    shown = guests.run(["lvagent", "explain", "--from", one, "--to", two, "--port", "22", "--live"]).stdout
+    assert "the host agrees: it gets to t0000000002-" in shown

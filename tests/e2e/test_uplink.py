@@ -75,6 +75,15 @@ def test_a_guest_reaches_the_world_and_not_the_host(world: LabHost, ssh_key: Ssh
     }
     assert fetch(lab, ssh_key, WEB) == f"you are {HOST}"
     assert fetch(lab, ssh_key, HOST) == "nothing"
+    flows = lab.api("GET", f"/v1/vpcs/{A}").json["sessions"]
+    assert [(one["vm"], one["sessions"] > 0, one["bytes"] > 200) for one in flows["vms"]] == [
+        ("i-0000000001", True, True)
+    ]
+    for target, verdict, element in ((WEB, "allowed", "uplink nat"), (HOST, "refused", "this host")):
+        query = f"from=i-0000000001&to={target}&proto=tcp&port=8080"
+        told = lab.api("POST", f"/v1/explain?{query}").json
+        assert (told["verdict"], told["decider"]["element"]) == (verdict, element)
+        assert told["live"]["agrees"], told["live"]
 
     lab.run(["nft", "flush", "ruleset"])
     deadline = time.monotonic() + 1

@@ -26,8 +26,10 @@ from lvagent.errors import Conflict, HostError, NotFound, SpecError
 from lvagent.host.libvirt import DomainRecord, DomainState, slot_of
 from lvagent.host.listeners import Listener
 from lvagent.host.nft_read import Counted
+from lvagent.host.probe import Seen
 from lvagent.host.volumes import Judged
 from lvagent.plan import diff
+from lvagent.plan.explain.probe import Probe
 from lvagent.plan.resources import (
     Bridge,
     Dhcp,
@@ -43,6 +45,7 @@ from lvagent.plan.resources import (
     Uplink,
     Vxlan,
 )
+from lvagent.plan.sessions import KeptFlow
 from lvagent.plan.uplinks import Transit, transit
 from lvagent.plan.wanted import Policy
 from lvagent.render.domain import DomainOptions
@@ -314,6 +317,9 @@ class FakeWires:
         self.when_counted: Callable[[str], None] = lambda _vpc: None
         """What happens when a sweep has done all else with a VPC."""
         self.troubles: tuple[str, ...] = ()
+        self.kept_flows: dict[str, list[KeptFlow]] = {}
+        self.probes: list[Probe] = []
+        self.seen = Seen(True, "it gets there", "", ("a chain",))
         self.looks = 0
         self.answering: dict[str, str] = {}
 
@@ -375,12 +381,19 @@ class FakeWires:
         self.ensure([router])
         return True
 
-    def probe(self, link: str, address: str) -> str:
+    def answering(self, link: str, address: str) -> str:
         return self.answering.get(address, "")
 
     def transits(self) -> dict[str, Transit]:
         ways = (one.vpc for one in self.there if isinstance(one, Uplink))
         return {vpc: transit(slot, POOLS) for slot, vpc in enumerate(sorted(ways), 1)}
+
+    def flows(self, vpc: str, most: int) -> list[KeptFlow]:
+        return self.kept_flows.get(vpc, [])[:most]
+
+    def probe(self, probe: Probe) -> Seen:
+        self.probes.append(probe)
+        return self.seen
 
     def counted(self, vpc: str) -> list[Counted]:
         self.when_counted(vpc)

@@ -10,8 +10,12 @@ from collections.abc import Sequence
 from lvagent.agent.news import News
 from lvagent.api.protocol import Agent, Watch
 from lvagent.errors import Conflict, MonitorError, NotFound, Unavailable
+from lvagent.plan.explain.facts import Facts
+from lvagent.plan.explain.walk import explain
 from lvagent.plan.firewall import directed
+from lvagent.plan.wanted import Policy
 from lvagent.spec import names
+from lvagent.spec.flow import WORLD, Explained, Flow, Live
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.peerings import Peering, PeeringState, PeeringView, peering
 from lvagent.spec.publications import Floating, Publication, implied
@@ -117,6 +121,7 @@ class FakeAgent:
 
     ``gate``: while it is not set, what changes something waits. ``failure``: raised by the next change instead.
     ``news`` are closed: a stream of them ends after what it begins with; ``follow`` makes such as go on.
+    ``arrives``: what a probe does.
     ``calls`` has what changed something, in its order; ``ready`` is what readiness says.
     """
 
@@ -135,6 +140,7 @@ class FakeAgent:
         self.told: dict[str, tuple[TimelineEntry, ...]] = {}
         self.held = ""
         self.peers = FakePeers()
+        self.arrives = True
         self.stray_processes = {STRAY.pid: STRAY}
         self.news = News(self._scope)
         self.news.close()
@@ -243,6 +249,18 @@ class FakeAgent:
         seen = tuple(RuleView(directed(rule, spec), 3, 180, "2026-01-01T00:00:00.000+00:00") for rule in spec.rules)
         more = tuple(RuleView(rule, 0, 0, None, implied=True) for rule in implied(self.vm(vm).published, {4, 6}))
         return FirewallView(vm, (*seen, *more), (7, 420), (0, 0))
+
+    def explain(self, flow: Flow, *, live: bool = False) -> Explained:
+        if live:
+            self._enter("explain", flow.origin)
+        vms = {status.spec.id: status.spec for status in self.vms()}
+        for vm in (flow.origin, flow.target):
+            if isinstance(vm, str) and vm != WORLD:
+                self.vm(vm)
+        walk = explain(flow, Facts(vms, frozenset(vms), Policy("", 1500, "", 4789, "vpc.internal", (), "r")))
+        seen = ("root: ip filter FORWARD",)
+        found = Live(True, self.arrives, self.arrives == walk.allowed, f"{flow.target} has it", "root: x drop", seen)
+        return Explained(walk, found if live else None)
 
     def domain_xml(self, vm: str) -> str:
         return f"<domain><name>{self.vm(vm).spec.id}</name></domain>"

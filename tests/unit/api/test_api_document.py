@@ -81,6 +81,7 @@ def check(document: Json, method: str, path: str, answer: TestResponse) -> None:
 
 
 PORTS = [{"host_port": 8080, "port": 80}, {"host_port": 9000, "host_port_end": 9009, "sources": ["192.0.2.0/24"]}]
+ASKED = "from=i-0000000001&to=10.0.0.1&proto=icmp"
 
 
 def walk(client: FlaskClient) -> list[tuple[str, str, TestResponse]]:
@@ -126,6 +127,9 @@ def walk(client: FlaskClient) -> list[tuple[str, str, TestResponse]]:
         ("PUT", "/v1/peerings/{a}/{b}", client.put(pair, json={})),
         ("GET", "/v1/peerings/{a}/{b}", client.get(pair)),
         ("POST", "/v1/plan", client.post("/v1/plan", json=full(9))),
+        ("GET", "/v1/explain", client.get(f"/v1/explain?{ASKED}")),
+        ("GET", "/v1/explain", client.get("/v1/explain?from=world&to=i-0000000001&proto=tcp&port=22")),
+        ("POST", "/v1/explain", client.post(f"/v1/explain?{ASKED}", json={})),
         ("GET", "/v1/vms/{id}/timeline", client.get(f"{vm1}/timeline")),
         ("POST", "/v1/sweep", client.post("/v1/sweep")),
         *(("GET", path, client.get(path)) for path in plain),

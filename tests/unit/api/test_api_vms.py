@@ -223,6 +223,7 @@ def test_networks_and_images(client: FlaskClient) -> None:
             "trouble": [],
         },
         "metadata": "on",
+        "sessions": None,
     }
     assert client.get("/v1/vpcs").json == {"items": [vpc], "next": None}
     assert client.get("/v1/vpcs/vpc-aaaaaaaaaa").json == vpc

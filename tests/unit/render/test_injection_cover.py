@@ -9,6 +9,7 @@ from jinja2 import nodes
 from lvagent.render import environment, templates_folder
 from tests.unit.render import test_injection as injection
 from tests.unit.render import test_injection_nft as filters
+from tests.unit.render import test_probe as probes
 from tests.unit.render import test_uplinks_nft as uplinks
 
 TESTS: dict[str, Callable[..., None]] = {
@@ -19,6 +20,7 @@ TESTS: dict[str, Callable[..., None]] = {
     "firewall.nft.j2": filters.test_the_base_of_the_rules_takes_settings_and_no_value_of_a_spec,
     "fabric.nft.j2": filters.test_what_is_below_the_elements_takes_no_value_of_a_spec,
     "guard.nft.j2": filters.test_what_is_below_the_elements_takes_no_value_of_a_spec,
+    "probe.nft.j2": probes.test_the_names_of_links_make_no_other_lines,
     "router.nft.j2": uplinks.test_the_tables_take_nets_and_addresses_and_no_text,
     "uplink.nft.j2": uplinks.test_the_tables_take_nets_and_addresses_and_no_text,
     "vpc.nft.j2": filters.test_port,

@@ -1,0 +1,67 @@
+"""Why A reaches B, or not: the walk over what is wanted now, and the packet that is sent to see whether it is so."""
+
+from __future__ import annotations
+
+from lvagent.agent.index import Entry, Index
+from lvagent.agent.networks import Networks
+from lvagent.errors import NotFound
+from lvagent.plan.explain.facts import Facts
+from lvagent.plan.explain.probe import probe
+from lvagent.plan.explain.walk import explain
+from lvagent.plan.sessions import MOST, sessions
+from lvagent.spec import names
+from lvagent.spec.flow import Explained, Flow, Live, Walk
+from lvagent.spec.status import SessionsView
+from lvagent.spec.vpc import UplinkMode
+
+
+class Explainer:
+    """Answers for the agent."""
+
+    def __init__(self, index: Index, networks: Networks) -> None:
+        self._index = index
+        self._networks = networks
+
+    def explain(self, flow: Flow, *, live: bool) -> Explained:
+        """Walk the way of a flow's first packet; with ``live``, send it too.
+
+        :raise NotFound: a VM that it names is not there.
+        :raise HostError: it could not be sent.
+        """
+        facts = self._facts()
+        for vm in (flow.origin, flow.target):
+            if isinstance(vm, str) and names.VM_ID.match(vm) and vm not in facts.vms:
+                raise NotFound("vm", vm)
+        walk = explain(flow, facts)
+        return Explained(walk, self._live(walk, facts) if live else None)
+
+    def sessions(self, vpc: str) -> SessionsView | None:
+        """The flows that go by a VPC's uplink now; None: it has none.
+
+        :raise HostError: they could not be listed.
+        """
+        if self._networks.policy.mode(vpc) is UplinkMode.NONE:
+            return None
+        return sessions(vpc, self._networks.flows(vpc, MOST), self._facts())
+
+    def _live(self, walk: Walk, facts: Facts) -> Live:
+        found = probe(walk, facts)
+        if isinstance(found, str):
+            return Live(False, False, None, found)
+        seen = self._networks.probe(found)
+        agrees = seen.arrived == walk.allowed
+        text = f"{'the host agrees' if agrees else 'the host does NOT agree'}: {seen.where}"
+        return Live(True, seen.arrived, agrees, text, seen.decider, seen.path)
+
+    def _facts(self) -> Facts:
+        entries = self._index.all()
+        return Facts(
+            vms={entry.spec.id: entry.carried for entry in entries},
+            running=frozenset(entry.spec.id for entry in entries if _runs(entry)),
+            policy=self._networks.policy_afresh(),
+            transits=self._networks.transits(),
+        )
+
+
+def _runs(entry: Entry) -> bool:
+    return entry.domain is not None and entry.domain.active

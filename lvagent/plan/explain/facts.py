@@ -1,0 +1,118 @@
+"""What a walk looks things up in: the VMs, which of them run, what is wanted of VPCs, and how uplinks are here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from lvagent.plan import wanted
+from lvagent.plan.uplinks import Transit
+from lvagent.plan.wanted import Policy
+from lvagent.spec import names
+from lvagent.spec.addresses import Address, Net
+from lvagent.spec.vm import Network, VmConfig
+
+METADATA: frozenset[Address] = frozenset(map(ip_address, (names.METADATA_V4, names.METADATA_V6)))
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A subnet of a VPC: its gateways, and its VNI (0: it is on this host alone)."""
+
+    name: str
+    vni: int
+    gateways: tuple[Address, ...]
+    nets: tuple[Net, ...]
+
+    def covers(self, address: Address) -> bool:
+        """Whether an address is of this subnet."""
+        return any(net.version == address.version and address in net for net in self.nets)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A NIC that has an address; ``extra``: as an extra address."""
+
+    vm: VmConfig
+    nic: Network
+    extra: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """``vms``: the spec that the network carries of each VM. ``running``: those whose guest runs.
+
+    ``transits``: the addresses of the uplinks that are there.
+    """
+
+    vms: Mapping[str, VmConfig]
+    running: frozenset[str]
+    policy: Policy
+    transits: Mapping[str, Transit] = field(default_factory=dict)
+    _members: dict[str, list[VmConfig]] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for vm in sorted(self.vms):
+            for vpc in self.vms[vm].vpcs:
+                self._members.setdefault(vpc, []).append(self.vms[vm])
+
+    def members(self, vpc: str) -> tuple[VmConfig, ...]:
+        """The VMs in a VPC, by id."""
+        return tuple(self._members.get(vpc, ()))
+
+    def vpcs(self) -> tuple[str, ...]:
+        """The VPCs that some VM is in."""
+        return tuple(sorted(self._members))
+
+    def segments(self, vpc: str) -> tuple[Segment, ...]:
+        """The subnets of a VPC, by name."""
+        nics: dict[str, list[Network]] = {}
+        for spec in self.members(vpc):
+            for nic in spec.networks:
+                if nic.netname == vpc:
+                    nics.setdefault(nic.subnetname, []).append(nic)
+        return tuple(_segment(name, nics[name]) for name in sorted(nics))
+
+    def segment_of(self, vpc: str, address: Address) -> Segment | None:
+        """The subnet of a VPC that an address is of."""
+        return next((one for one in self.segments(vpc) if one.covers(address)), None)
+
+    def holders(self, vpc: str, address: Address) -> tuple[Holder, ...]:
+        """The NICs that have an address: the one whose own it is, else all that have it as an extra one."""
+        nics = [(spec, nic) for spec in self.members(vpc) for nic in spec.networks if nic.netname == vpc]
+        own = [Holder(spec, nic, False) for spec, nic in nics if address in own_addresses(nic)]
+        return tuple(own or (Holder(spec, nic, True) for spec, nic in nics if is_extra(nic, address)))
+
+    def is_local(self, vpc: str, address: Address) -> bool:
+        """Whether the VPC's namespace itself has an address: as a gateway, for metadata, as its end of the uplink."""
+        ends = self.transits.get(vpc)
+        own = {one.ip for one in (ends.vpc_v4, ends.vpc_v6) if one} if ends else set()
+        gateways = {gateway for one in self.segments(vpc) for gateway in one.gateways}
+        return address in gateways | METADATA | own or address.is_loopback
+
+
+def _segment(name: str, nics: list[Network]) -> Segment:
+    found = [one for one in wanted.gateways(nics) if one is not None]
+    return Segment(name, nics[0].vxlanid, tuple(one.ip for one in found), tuple(one.network for one in found))
+
+
+def own_addresses(nic: Network) -> tuple[Address, ...]:
+    """The addresses of a NIC, without the extra ones."""
+    return tuple(one.ip for one in (nic.ipv4, nic.ipv6) if one is not None)
+
+
+def is_extra(nic: Network, address: Address) -> bool:
+    """Whether an address is among the extra ones of a NIC."""
+    return any(net.version == address.version and address in net for net in nic.extra_addresses)
+
+
+def address_of(nic: Network, version: int) -> Address | None:
+    """The address of a NIC of an IP version."""
+    return next((one for one in own_addresses(nic) if one.version == version), None)
+
+
+def on_link(nic: Network, address: Address) -> bool:
+    """Whether an address is in the subnet of a NIC."""
+    nets = [one.network for one in (nic.ipv4, nic.ipv6) if one is not None]
+    return any(net.version == address.version and address in net for net in nets)
