@@ -236,6 +236,7 @@ def test_addresses_that_cannot_be(pair: Site) -> None:
     assert proxied(pair) == set()
 
 
+@pytest.mark.slow
 def test_a_link_that_went_is_told_and_keeps_nothing_else_from_going_on(pair: Site) -> None:
     pair.world.run("host", "ip", "link", "add", "extra", "type", "veth", "peer", "name", "extra2")
     pair.world.run("host", "ip", "address", "add", "198.18.0.1/24", "dev", "extra")
@@ -291,6 +292,7 @@ def test_it_is_healed_and_survives_restarts(pair: Site) -> None:
         assert inside(pair, A, 5).ask(WEB, FAR, "hello") == FLOAT
 
 
+@pytest.mark.slow
 def test_it_goes_with_its_vm_and_holds_its_way_out(pair: Site) -> None:
     pair.float(FLOAT, A, 5)
     with pytest.raises(Conflict, match="floating addresses are led to it"):
