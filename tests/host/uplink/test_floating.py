@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from lvagent.errors import Conflict, HostError, NotFound, SpecError
-from lvagent.host import netns
+from lvagent.host import neighbours, netns
 from lvagent.plan import wanted
 from lvagent.plan.resources import Inward, Proxy, Uplink
 from lvagent.spec.vpc import UplinkMode, VpcConfig
@@ -20,6 +20,15 @@ from tests.host.uplink.world import HOST, ISP, PEER, PORT, WEB, WEB6, Guest
 
 FLOAT, FLOAT6, SECOND = "203.0.113.50", "2001:db8:1::50", "203.0.113.51"
 FAR = 9000
+
+
+PATIENCE = neighbours.INTERVAL
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody answers for most addresses here, so that is not waited for as long."""
+    monkeypatch.setattr(neighbours, "INTERVAL", 0.03)
 
 
 @pytest.fixture
@@ -198,7 +207,8 @@ def test_a_strangers_entries_stay(pair: Site) -> None:
     assert proxied(pair) == {SECOND}
 
 
-def test_who_answers_on_the_wire_keeps_it(pair: Site) -> None:
+def test_who_answers_on_the_wire_keeps_it(pair: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "INTERVAL", PATIENCE)
     for address, place, link in ((SECOND, "isp", "isp0"), ("2001:db8:1::51", "isp", "isp0")):
         pair.world.run(
             place,
