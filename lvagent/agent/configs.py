@@ -49,6 +49,7 @@ class Wishes(Generic[W]):
         self._parse = parse
         self._dump = dump
         self._guard = threading.Lock()
+        self._writing = threading.Lock()
         self._read = False
         self._wishes: dict[str, W] = {}
         self._broken: dict[str, str] = {}
@@ -79,18 +80,26 @@ class Wishes(Generic[W]):
             else:
                 self._wishes[key] = wish
 
+    def discard(self, key: str, wish: W) -> None:
+        """From now on nothing is said, in memory, if it is still this that is."""
+        with self._guard:
+            self._load()
+            if self._wishes.get(key) == wish:
+                del self._wishes[key]
+
     def keep(self, key: str) -> None:
         """Write down what is wanted.
 
         :raise HostError: it could not be written.
         """
-        wish = self.get(key)
         if self._kept is None:
             return
-        if wish is None:
-            self._kept.remove(key)
-        else:
-            self._kept.write(key, self._dump(wish))
+        with self._writing:  # who writes last writes what holds
+            wish = self.get(key)
+            if wish is None:
+                self._kept.remove(key)
+            else:
+                self._kept.write(key, self._dump(wish))
 
     def _load(self) -> None:
         if self._read or self._kept is None:

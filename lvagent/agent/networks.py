@@ -99,9 +99,9 @@ class Networks:
         if self.ports.get(vm) is not None or vm in self.ports.broken():
             self.ports.set(vm, None)
             self.ports.keep(vm)
-        for address in [one.address for one in self.floating.all().values() if one.vm == vm]:
-            self.floating.set(address, None)
-            self.floating.keep(address)
+        for one in [one for one in self.floating.all().values() if one.vm == vm]:
+            self.floating.discard(one.address, one)  # it may just have moved to another VM
+            self.floating.keep(one.address)
 
     def answering(self, link: str, address: str) -> str:
         """The MAC that answers for an address on a link of the host; '' if none does."""

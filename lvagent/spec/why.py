@@ -29,6 +29,10 @@ class Reason:
     todo: str = ""
 
 
+BESIDE = ("ports", "floating")
+"""Operations that do nothing to a VM itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """A VM: its status (None: it is gone), its timeline, and the time at which one looks."""
@@ -44,8 +48,9 @@ class Case:
         return "" if self.status is None else str(self.status.get("state"))
 
     def last(self, *kinds: str) -> Json | None:
-        """The last entry of one of these kinds."""
-        return next((one for one in reversed(self.entries) if one.get("kind") in kinds), None)
+        """The last entry of one of these kinds; what leads to a VM from outside says nothing of how it runs."""
+        found = (one for one in reversed(self.entries) if one.get("kind") in kinds)
+        return next((one for one in found if detail(one).get("what") not in BESIDE), None)
 
     def since_start(self, kind: str) -> Json | None:
         """The last entry of a kind since the guest was started."""

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from lvagent.errors import Conflict, HostError, NotFound, SpecError
-from lvagent.host import netns
+from lvagent.host import neighbours, netns
 from lvagent.plan import wanted
 from lvagent.plan.resources import Inward, Proxy, Uplink
 from lvagent.spec.vpc import UplinkMode, VpcConfig
@@ -20,6 +20,15 @@ from tests.host.uplink.world import HOST, ISP, PEER, PORT, WEB, WEB6, Guest
 
 FLOAT, FLOAT6, SECOND = "203.0.113.50", "2001:db8:1::50", "203.0.113.51"
 FAR = 9000
+
+
+PATIENCE = neighbours.INTERVAL
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody answers for most addresses here, so that is not waited for as long."""
+    monkeypatch.setattr(neighbours, "INTERVAL", 0.03)
 
 
 @pytest.fixture
@@ -198,7 +207,8 @@ def test_a_strangers_entries_stay(pair: Site) -> None:
     assert proxied(pair) == {SECOND}
 
 
-def test_who_answers_on_the_wire_keeps_it(pair: Site) -> None:
+def test_who_answers_on_the_wire_keeps_it(pair: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "INTERVAL", PATIENCE)
     for address, place, link in ((SECOND, "isp", "isp0"), ("2001:db8:1::51", "isp", "isp0")):
         pair.world.run(
             place,
@@ -236,6 +246,7 @@ def test_addresses_that_cannot_be(pair: Site) -> None:
     assert proxied(pair) == set()
 
 
+@pytest.mark.slow
 def test_a_link_that_went_is_told_and_keeps_nothing_else_from_going_on(pair: Site) -> None:
     pair.world.run("host", "ip", "link", "add", "extra", "type", "veth", "peer", "name", "extra2")
     pair.world.run("host", "ip", "address", "add", "198.18.0.1/24", "dev", "extra")
@@ -291,6 +302,7 @@ def test_it_is_healed_and_survives_restarts(pair: Site) -> None:
         assert inside(pair, A, 5).ask(WEB, FAR, "hello") == FLOAT
 
 
+@pytest.mark.slow
 def test_it_goes_with_its_vm_and_holds_its_way_out(pair: Site) -> None:
     pair.float(FLOAT, A, 5)
     with pytest.raises(Conflict, match="floating addresses are led to it"):

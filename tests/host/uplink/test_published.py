@@ -190,6 +190,7 @@ def test_a_rule_of_the_vm_does_not_keep_what_was_published(site: Site) -> None:
         assert not last()
 
 
+@pytest.mark.slow
 def test_what_is_published_again_to_another_host_port_keeps_the_rest(pair: Site) -> None:
     pair.publish(A, 5, {"host_port": 8081, "port": 81})
     with flow(pair, "web", HOST, 8081, vm_id(A, 5), 81) as stays:
@@ -257,6 +258,7 @@ def test_it_is_healed_and_survives_restarts(pair: Site) -> None:
     assert asks(pair, "web", HOST, 8080) == WEB
 
 
+@pytest.mark.slow
 def test_it_goes_with_its_vm(pair: Site) -> None:
     pair.publish(A, 5, {"host_port": 8080, "port": 80})
     pair.networks.unpublish(vm_id(A, 5))

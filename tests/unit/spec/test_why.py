@@ -55,6 +55,12 @@ CASES: dict[str, tuple[Json | None, list[Json], str, str]] = {
         f"asked to stop at {at(3)}",
         "start",
     ),
+    "stopped, then published": (
+        {"state": "stopped", "reason": "stopped"},
+        [*HEARD, done(7, "stop"), done(8, "ports"), undone(9, "floating", "taken")],
+        f"asked to stop at {at(7)}",
+        "start",
+    ),
     "create failed": (
         None,
         [undone(2, "create", "no space", "volume")],
