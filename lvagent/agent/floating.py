@@ -57,7 +57,7 @@ class FloatingAddresses:
     def _probe(self, wish: Floating) -> None:
         policy = self._networks.policy
         link = wish.interface or (policy.uplinks.ways.get(wish.version, "") if policy.uplinks else "")
-        mac = self._networks.answering(link, wish.address)
+        mac = self._networks.answerer(link, wish.address)
         if mac:
             hint = "another address; or switch off who has it"
             raise Conflict(f"{mac} answers for {wish.address} on {link}", path="address", other=mac, hint=hint)

@@ -103,9 +103,9 @@ class Networks:
             self.floating.discard(one.address, one)  # it may just have moved to another VM
             self.floating.keep(one.address)
 
-    def answering(self, link: str, address: str) -> str:
+    def answerer(self, link: str, address: str) -> str:
         """The MAC that answers for an address on a link of the host; '' if none does."""
-        return self._wires.answering(link, address)
+        return self._wires.answerer(link, address)
 
     def transits(self) -> Mapping[str, Transit]:
         """The addresses of the uplinks that are there, by VPC."""

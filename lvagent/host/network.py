@@ -259,9 +259,9 @@ class Network:
             side.filter.put(filters)
         side.plug(plug, side.bound_mac(plug.tap), self._here())
 
-    def answering(self, link: str, address: str) -> str:
+    def answerer(self, link: str, address: str) -> str:
         """The MAC that answers for an address on a link of the host; '' if none does."""
-        return self._proxies.answering(link, address)
+        return self._proxies.answerer(link, address)
 
     def transits(self) -> dict[str, Transit]:
         """The addresses of the uplinks that are there, by VPC."""

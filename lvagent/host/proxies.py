@@ -110,7 +110,7 @@ class ProxySide:
         except (OSError, KeyError) as error:
             log.warning("the floating address %s could not be announced on %s: %s", one.address, one.link, error)
 
-    def answering(self, link: str, address: str) -> str:
+    def answerer(self, link: str, address: str) -> str:
         """The MAC that answers for an address on a link; '' if none does.
 
         :raise HostError: nobody can be asked.

@@ -381,7 +381,7 @@ class FakeWires:
         self.ensure([router])
         return True
 
-    def answering(self, link: str, address: str) -> str:
+    def answerer(self, link: str, address: str) -> str:
         return self.answering.get(address, "")
 
     def transits(self) -> dict[str, Transit]:
