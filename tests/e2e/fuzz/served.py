@@ -22,7 +22,7 @@ such a DELETE could give a guest an hour's grace."""
 LAST = tuple(f"op-00000000000000{number:02}" for number in range(5))
 """These stand for the last operations, whose ids nobody knows before."""
 
-NAMES = (*IDS, *(name for vpc, subnet, *_ in NETS for name in (vpc, subnet)), *LAST)
+NAMES = (*IDS, *(name for vpc, subnet, *_ in NETS for name in (vpc, subnet)), "192.0.2.50", *LAST)
 """Names that may be found."""
 
 CANARY = "canary-7d41c09b"
