@@ -90,13 +90,18 @@ def headers_agree(answer: Answer, request: Request) -> list[str]:
     told = answer.json if had.get("content-type") == "application/json" else None
     if isinstance(told, dict) and "revision" in told and had.get("etag") != f'"{told["revision"]}"':
         wrong.append("ETag is not the revision")
-    if answer.status == 201 and had.get("location") != f"/v1/vms/{answer.json['id']}":
-        wrong.append("Location is not the VM's")
+    if answer.status == 201 and had.get("location") != place_of(answer.json):
+        wrong.append("Location is not where what was made is")
     if answer.status == 202 and had.get("location") != f"/v1/operations/{answer.json['id']}":
         wrong.append("Location is not the operation's")
     if answer.status == 202 and ("preference-applied" in had) > ("respond-async" in prefer(request.headers)):
         wrong.append("a preference was applied that nobody had")
     return wrong
+
+
+def place_of(made: Json) -> str:
+    """Where a VM or a peering is found."""
+    return f"/v1/vms/{made['id']}" if "id" in made else f"/v1/peerings/{made['a']}/{made['b']}"
 
 
 def prefer(headers: Mapping[str, str]) -> str:

@@ -102,6 +102,8 @@ class Served:
     def clear(self) -> None:
         """Delete all VMs, with what the agent made for them, the volumes that earlier ones left, and wishes of VPCs."""
         self.settle()
+        for one in self.lab.api("GET", "/v1/peerings").json["items"]:
+            assert self.lab.api("DELETE", f"/v1/peerings/{one['a']}/{one['b']}").status == 204
         for one in self.vms():
             assert self.lab.api("DELETE", f"/v1/vms/{one['id']}?volumes=delete").status in (204, 404)
         for one in self.lab.api("GET", "/v1/vpcs").json["items"]:
