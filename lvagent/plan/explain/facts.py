@@ -57,6 +57,8 @@ class Facts:
     peerings: Peerings = field(default_factory=Peerings)
     _members: dict[str, list[VmConfig]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
+    _near: dict[str, tuple[Beside, ...]] = field(init=False, repr=False, compare=False, default_factory=dict)
+
     def __post_init__(self) -> None:
         for vm in sorted(self.vms):
             for vpc in self.vms[vm].vpcs:
@@ -100,7 +102,9 @@ class Facts:
 
     def near(self, vpc: str) -> tuple[Beside, ...]:
         """The VPCs to which a VPC leads by a peering, with their members."""
-        return beside(vpc, self.peerings, self.members)
+        if vpc not in self._near:
+            self._near[vpc] = beside(vpc, self.peerings, self.members)
+        return self._near[vpc]
 
     def beyond(self, vpc: str) -> tuple[tuple[Net, str], ...]:
         """The prefixes to which a VPC leads by its peerings, each with the VPC that has it."""

@@ -11,6 +11,7 @@ from lvagent.errors import SpecError
 from lvagent.plan.explain import receiver
 from lvagent.plan.explain.facts import Facts, Holder
 from lvagent.plan.explain.way import Way
+from lvagent.plan.inward import target
 from lvagent.spec.addresses import Address
 from lvagent.spec.flow import Flow, Packet, Stage
 from lvagent.spec.publications import Publication
@@ -49,7 +50,9 @@ def floating_in(facts: Facts, vpc: str, address: Address) -> Led | None:
 
 def floating(facts: Facts, address: Address) -> Led | None:
     """Where a floating address is led; None: it is none."""
-    return next((led for vpc in facts.vpcs() if (led := floating_in(facts, vpc, address)) is not None), None)
+    wish = facts.policy.floating.get(str(address))
+    vpc = "" if wish is None else _home(facts, wish.vm)
+    return floating_in(facts, vpc, address) if vpc else None
 
 
 def published(facts: Facts, packet: Packet) -> Led | None:
@@ -75,6 +78,13 @@ def led(facts: Facts, packet: Packet) -> Led | None:
     if ways is not None and packet.destination in ways.own:
         return published(facts, packet)
     return floating(facts, packet.destination)
+
+
+def _home(facts: Facts, vm: str) -> str:
+    """The VPC in which it is led to a VM; '': there is none."""
+    spec = facts.vms.get(vm)
+    nic = None if spec is None else target(spec)
+    return "" if nic is None else nic.netname
 
 
 def _holder(facts: Facts, vpc: str, address: Address) -> Holder:
@@ -130,11 +140,11 @@ def check_source(way: Way, led: Led) -> None:
 
 
 def doors(facts: Facts, vm: str, flow: Flow) -> Iterator[tuple[int, Address]]:
-    """The addresses by which what is led to a VM can be asked for, each with its rank: a port that is published first."""
-    for vpc in facts.vpcs():
-        for one in facts.floats(vpc):
-            if _holder(facts, vpc, ip_address(one.to)).vm.id == vm:
-                yield 1, ip_address(one.address)
+    """The addresses by which what is led to a VM can be asked for, each with its rank: published ports first."""
+    vpc = _home(facts, vm)
+    for one in facts.floats(vpc):
+        if _holder(facts, vpc, ip_address(one.to)).vm.id == vm:
+            yield 1, ip_address(one.address)
     yield from ((0, address) for address in _own(facts) if _leads(facts, vm, flow, address))
 
 

@@ -176,7 +176,7 @@ def _check_sender(way: Way, led: Led) -> None:
 def _lead(way: Way, led: Led) -> None:
     """From root to a VM to which something is led, by its VPC."""
     inward.check_source(way, led)
-    element = f"published {led.publication}" if led.publication else "floating address"
+    element = "published port" if led.publication else "floating address"
     way.passes(Stage.INWARD, "root", element, f"root leads {led.said} to {led.vpc}")
     packet, ends = way.packet, way.facts.transits.get(led.vpc)
     mine, host = (

@@ -1,4 +1,4 @@
-"""Between peered VPCs, by published ports and by floating addresses: what ``explain`` says and what the host does is one."""
+"""Between peered VPCs, by published ports, by floating addresses: ``explain`` says what the host does."""
 
 from __future__ import annotations
 
