@@ -88,7 +88,7 @@ class Scene:
                 self._add(subnet, 10 * (index + 1) + number)
         self.idle = draw.sample(sorted(self.specs), 2)
         self._start()
-        self.places: list[str] = []
+        self.joined: tuple[str, ...] = ()
         if joined:
             self._join()
         self.explainer = Explainer(site.index, site.networks)
@@ -169,7 +169,7 @@ class Scene:
         self.site.published.put(self.specs[two], parse_publications(ports[1:]))
         for address, vm in zip(FLOATS, (one, three), strict=True):
             self.site.floating.put(parse_floating(address, {"vm": vm}), self.specs[vm])
-        self.places = [*FLOATS, *FLOATS, HOST, HOST]
+        self.joined = routed, other
 
     def _plug(self, spec: VmConfig) -> None:
         nic, tap = spec.networks[0], names.tap(spec.id, 0)
@@ -225,7 +225,17 @@ class Scene:
             running = sorted(self.taps)
             origin = draw.choice((*running, *running, *running, *self.idle, "world", "world"))
             with contextlib.suppress(SpecError):
+                if self.joined and draw.random() < 0.6:
+                    origin = draw.choice((*running, "world:198.51.100.10", "world"))
+                    return parse_flow(origin, *draw.choice(self._joined()))
                 return parse_flow(origin, self._target(origin), *self._what(), self._source(origin))
+
+    def _joined(self) -> list[tuple[str, str, int | None]]:
+        """What is asked of VPCs that are joined."""
+        near = [vm for vm in sorted(self.taps) if self._vpc(vm) in self.joined]
+        ports: list[tuple[str, str, int | None]] = [(HOST, "tcp", 22), (HOST, "udp", 53)]
+        floats = [(self._draw.choice(FLOATS), *self._what()) for _ in range(2)]
+        return ports + floats + [(vm, *self._what()) for vm in self._draw.sample(near, 3)]
 
     def _target(self, origin: str) -> str:
         draw = self._draw
@@ -237,9 +247,7 @@ class Scene:
         places = [place for one in mine for place in (f"{one.v4}.1", f"{one.v6}:1", f"{one.v4}.77", f"{one.v4}.105")]
         ends = [str(one.vpc_v4.ip) for one in self.site.networks.transits().values()]
         outside = [WEB, WEB, WEB6, DENIED, HOST, HOST6, LAN, PEER, ISP, "192.168.7.7", "172.20.0.5", "fd20:0::5"]
-        return draw.choice(
-            (*places, *outside, *self.places, *ends, names.METADATA_V4, names.METADATA_V6, "172.20.0.250")
-        )
+        return draw.choice((*places, *outside, *ends, names.METADATA_V4, names.METADATA_V6, "172.20.0.250"))
 
     def _vpc(self, vm: str) -> str:
         return self.specs[vm].networks[0].netname

@@ -81,4 +81,4 @@ def test_what_is_told_is_so_at_length(sites: Callable[..., Site], guest: Callabl
 def test_what_is_told_of_vpcs_that_are_joined_is_so(
     sites: Callable[..., Site], guest: Callable[[str], Guest], seed: int
 ) -> None:
-    run(sites, guest, seed=seed, flows=40, joined=True)
+    run(sites, guest, seed=seed, flows=30, joined=True)
