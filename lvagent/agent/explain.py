@@ -26,6 +26,7 @@ class Explainer:
         """Walk the way of a flow's first packet; with ``live``, send it too.
 
         :raise NotFound: a VM that it names is not there.
+        :raise SpecError: it is one of which nothing can be said.
         :raise HostError: it could not be sent.
         """
         facts = self._facts()
@@ -60,6 +61,7 @@ class Explainer:
             running=frozenset(entry.spec.id for entry in entries if _runs(entry)),
             policy=self._networks.policy_afresh(),
             transits=self._networks.transits(),
+            peerings=self._index.peerings,
         )
 
 

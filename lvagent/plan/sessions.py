@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lvagent.plan.explain.facts import Facts
-from lvagent.spec.addresses import Address
+from lvagent.spec.addresses import Address, Net
 from lvagent.spec.status import SessionsView, VmSessions
 
 MOST = 10_000
@@ -41,8 +41,9 @@ def sessions(vpc: str, kept: Iterable[KeptFlow], facts: Facts) -> SessionsView:
     there = list(kept)
     owners = {address: vm for vm, address in _addresses(vpc, facts)}
     found: dict[str, tuple[int, int]] = {}
+    peered = tuple(net for net, _ in facts.beyond(vpc))
     for one in there:
-        vm = _owner(vpc, one, owners, facts)
+        vm = _owner(vpc, one, owners, facts, peered)
         if vm is not None:
             count, size = found.get(vm, (0, 0))
             found[vm] = count + 1, size + one.bytes
@@ -58,9 +59,14 @@ def _addresses(vpc: str, facts: Facts) -> Iterable[tuple[str, Address]]:
                 yield from ((spec.id, one.ip) for one in (nic.ipv4, nic.ipv6) if one is not None)
 
 
-def _owner(vpc: str, one: KeptFlow, owners: dict[Address, str], facts: Facts) -> str | None:
-    """The VM of a flow of which the other end is outside; None: it is no such flow, or of no VM that is known."""
+def _owner(vpc: str, one: KeptFlow, owners: dict[Address, str], facts: Facts, peered: Sequence[Net]) -> str | None:
+    """The VM of a flow of which the other end is outside; None: it is no such flow, or of no VM that is known.
+
+    :param peered: prefixes to which the VPC leads by its peerings, and not by its uplink.
+    """
     begun, met = one.flow.source, one.answer.source
+    if any(net.version == end.version and end in net for net in peered for end in (begun, met)):
+        return None
     inside = [_is_inside(vpc, end, owners, facts) for end in (begun, met)]
     if inside == [True, False]:
         return owners.get(begun) or _extra(vpc, begun, facts)

@@ -178,8 +178,10 @@ class Stage(StrEnum):
     ROUTE = "route"
     GATEWAY = "gateway"
     SEGMENT = "segment"
+    PEERING = "peering"
     UPLINK = "uplink"
     HOST = "host"
+    INWARD = "inward"
     INGRESS = "ingress"
     ARRIVAL = "arrival"
 

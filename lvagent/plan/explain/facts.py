@@ -1,4 +1,4 @@
-"""What a walk looks things up in: the VMs, which of them run, what is wanted of VPCs, and how uplinks are here."""
+"""What a walk looks things up in: the VMs, which of them run, what is wanted of VPCs, how these lead to each other."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from lvagent.plan import wanted
+from lvagent.plan import inward, wanted
+from lvagent.plan.inward import Float, Opening
+from lvagent.plan.peers import Beside, beside, clash, peers
 from lvagent.plan.uplinks import Transit
 from lvagent.plan.wanted import Policy
 from lvagent.spec import names
 from lvagent.spec.addresses import Address, Net
+from lvagent.spec.peerings import Peerings, peering
 from lvagent.spec.vm import Network, VmConfig
+from lvagent.spec.vpc import UplinkMode
 
 METADATA: frozenset[Address] = frozenset(map(ip_address, (names.METADATA_V4, names.METADATA_V6)))
 
@@ -43,14 +47,17 @@ class Holder:
 class Facts:
     """``vms``: the spec that the network carries of each VM. ``running``: those whose guest runs.
 
-    ``transits``: the addresses of the uplinks that are there.
+    ``transits``: the addresses of the uplinks that are there. ``peerings``: which VPCs shall route to each other.
     """
 
     vms: Mapping[str, VmConfig]
     running: frozenset[str]
     policy: Policy
     transits: Mapping[str, Transit] = field(default_factory=dict)
+    peerings: Peerings = field(default_factory=Peerings)
     _members: dict[str, list[VmConfig]] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    _near: dict[str, tuple[Beside, ...]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         for vm in sorted(self.vms):
@@ -90,6 +97,48 @@ class Facts:
         own = {one.ip for one in (ends.vpc_v4, ends.vpc_v6) if one} if ends else set()
         gateways = {gateway for one in self.segments(vpc) for gateway in one.gateways}
         return address in gateways | METADATA | own or address.is_loopback
+
+    # other VPCs
+
+    def near(self, vpc: str) -> tuple[Beside, ...]:
+        """The VPCs to which a VPC leads by a peering, with their members."""
+        if vpc not in self._near:
+            self._near[vpc] = beside(vpc, self.peerings, self.members)
+        return self._near[vpc]
+
+    def beyond(self, vpc: str) -> tuple[tuple[Net, str], ...]:
+        """The prefixes to which a VPC leads by its peerings, each with the VPC that has it."""
+        ends = peers(vpc, self.members(vpc), self.near(vpc))
+        return tuple((net, one.other) for one in ends for net in one.nets)
+
+    def peer_of(self, vpc: str, address: Address) -> str | None:
+        """The VPC to which a VPC leads by a peering for an address; None: to none."""
+        found = (other for net, other in self.beyond(vpc) if net.version == address.version and address in net)
+        return next(found, None)
+
+    def unpeered(self, vpc: str, address: Address) -> str:
+        """Why a peering that is wanted does not lead to an address; '': there is none that would."""
+        for other in self.peerings.of(vpc):
+            why = clash(peering(vpc, other), self.peerings, self.members)
+            if why and self.segment_of(other, address) is not None:
+                return f"the peering with {other} is not made: {why}"
+        return ""
+
+    # what leads into VPCs
+
+    def floats(self, vpc: str) -> tuple[Float, ...]:
+        """The floating addresses that are led into a VPC."""
+        ways = self.policy.uplinks
+        if ways is None or self.policy.mode(vpc) is UplinkMode.NONE:
+            return ()
+        return inward.floats(vpc, self.members(vpc), self.policy.floating, ways)
+
+    def openings(self, vpc: str) -> tuple[Opening, ...]:
+        """What is published of a VPC."""
+        ways = self.policy.uplinks
+        if ways is None or self.policy.mode(vpc) is UplinkMode.NONE:
+            return ()
+        return inward.openings(vpc, self.members(vpc), self.policy.ports, ways)
 
 
 def _segment(name: str, nics: list[Network]) -> Segment:

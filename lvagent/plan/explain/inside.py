@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lvagent.plan.explain import outside, receiver
+from lvagent.plan.explain import inward, outside, peering, receiver
 from lvagent.plan.explain.facts import METADATA, on_link
 from lvagent.plan.explain.judge import judge
 from lvagent.plan.explain.way import Way
@@ -19,19 +19,32 @@ def go_on(way: Way, vm: VmConfig, nic: Network) -> None:
     if facts.is_local(vpc, packet.destination):
         _to_gateway(way, vm, vpc)
         return
-    way.go(judge(vm, Direction.EGRESS, packet, vpc, facts.members(vpc)))
+    way.go(judge(vm, Direction.EGRESS, packet, vpc, facts))
     if on_link(nic, packet.destination):
         segment = next(one for one in facts.segments(vpc) if one.name == nic.subnetname)
         way.passes(Stage.ROUTE, nic.subnetname, "", f"{packet.destination} is on the sender's own link")
         receiver.contain(way, segment.name)
         receiver.meet(way, vpc, segment, routed=False)
         return
+    led = inward.floating_in(facts, vpc, packet.destination)
+    if led is not None:
+        inward.check_other(way, led)
+        inward.turn(way, led)
+        return
     there = facts.segment_of(vpc, packet.destination)
     if there is None:
-        outside.leave(way, vpc)
+        _out(way, vpc)
         return
     way.passes(Stage.ROUTE, vpc, "", f"the gateway routes it to {there.name}")
     receiver.meet(way, vpc, there, routed=True)
+
+
+def _out(way: Way, vpc: str) -> None:
+    other = way.facts.peer_of(vpc, way.packet.destination)
+    if other is None:
+        outside.leave(way, vpc)
+    else:
+        peering.cross(way, vpc, other)
 
 
 # the gateway
@@ -43,7 +56,7 @@ def _to_gateway(way: Way, vm: VmConfig, vpc: str) -> None:
     if _always(packet):
         way.passes(Stage.EGRESS, vm.id, "", "DHCP, DNS and metadata of the VPC are open whatever the rules say")
     else:
-        way.go(judge(vm, Direction.EGRESS, packet, vpc, facts.members(vpc)))
+        way.go(judge(vm, Direction.EGRESS, packet, vpc, facts))
     what, listening = _service(way, vpc)
     if not what:
         text = f"the gateway of {vpc} serves DHCP, DNS, metadata and ping, and nothing else"

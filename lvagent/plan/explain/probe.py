@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lvagent.plan.explain import outside
+from lvagent.plan.explain import inward, outside
 from lvagent.plan.explain.facts import Facts, on_link
 from lvagent.spec import names
 from lvagent.spec.flow import Goal, Packet, Walk
@@ -64,6 +64,8 @@ def probe(walk: Walk, facts: Facts) -> Probe | str:
         return "nothing can be sent: there is no address to send from or to"
     if packet.number in UNSENDABLE:
         return f"nothing was sent: protocol {packet.number} is not among those that can be"
+    if walk.decider.element == outside.NO_LINK:
+        return f"nothing was sent: {walk.decider.text}"
     owner = names.tap_owner(walk.entry)
     if owner is not None and owner[0] not in facts.running:
         return f"nothing can be sent: {owner[0]} does not run, so it has no port"
@@ -90,12 +92,16 @@ def _target_mac(nic: Network, packet: Packet, facts: Facts) -> str:
 
 def _legs(vpc: str, packet: Packet, facts: Facts) -> tuple[Leg, ...]:
     """The namespaces that the packet might get to."""
+    peer = facts.peer_of(vpc, packet.destination) if vpc else None
+    if peer is not None:
+        return Leg(vpc, frozenset({names.peer_link(peer)})), Leg(peer)
     if vpc and facts.policy.mode(vpc) is UplinkMode.NONE:
         return (Leg(vpc),)
-    other = outside.behind(facts, packet.destination, besides=vpc)
+    led = inward.led(facts, packet)
+    other = led.vpc if led is not None else outside.behind(facts, packet.destination, besides=vpc)
     first = (Leg(vpc, frozenset({names.uplink_inner(vpc)})),) if vpc else ()
     onward = frozenset() if other is None else frozenset({names.uplink_outer(other)})
-    return (*first, Leg(ROOT, onward), *(() if other is None else (Leg(other),)))
+    return (*first, Leg(ROOT, onward), *(() if other in (None, vpc) else (Leg(other),)))
 
 
 def _goal(walk: Walk, packet: Packet, facts: Facts) -> list[Arrival]:
@@ -109,7 +115,9 @@ def _goal(walk: Walk, packet: Packet, facts: Facts) -> list[Arrival]:
     if end.goal is Goal.NOBODY:
         return []
     found = []
-    for holder in facts.holders(end.vpc, packet.destination):
+    led = inward.led(facts, packet)
+    holders = facts.holders(end.vpc, packet.destination) or (() if led is None else (led.holder,))
+    for holder in holders:
         if holder.vm.id == end.vm:
             tap, bridge = names.tap(end.vm, holder.nic.position), names.subnet_bridge(holder.nic.subnetname)
             found += [Arrival(end.vpc, tap), Arrival(end.vpc, bridge, tap)]

@@ -28,7 +28,7 @@ def meet(way: Way, vpc: str, segment: Segment, *, routed: bool) -> None:
     if met.vm.id not in facts.running:
         way.stop(Stage.INGRESS, met.vm.id, "it does not run", f"{met.vm.id} does not run")
     for one in holders:
-        way.go(judge(one.vm, Direction.INGRESS, packet, vpc, facts.members(vpc)))
+        way.go(judge(one.vm, Direction.INGRESS, packet, vpc, facts))
     way.passes(Stage.ARRIVAL, tap, "", f"it arrives at {tap}")
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from ipaddress import ip_address
 
-from lvagent.plan.explain import inside, outside, receiver
+from lvagent.plan.explain import inside, inward, outside, receiver
 from lvagent.plan.explain.facts import Facts, address_of, is_extra, on_link, own_addresses
 from lvagent.plan.explain.way import Stopped, Way
 from lvagent.spec import names
@@ -21,6 +21,7 @@ def explain(flow: Flow, facts: Facts) -> Walk:
     """The way of a flow's first packet.
 
     :param flow: the VMs that it names are there.
+    :raise SpecError: it is one of which nothing can be said.
     """
     way = Way(flow, facts)
     known = End(Goal.PORT, vm=flow.target) if isinstance(flow.target, str) else End(Goal.WORLD)
@@ -48,7 +49,7 @@ def _from_vm(way: Way, vm: VmConfig) -> None:
         return
     way.packet = Packet(own, destination, flow.number, flow.port)
     way.vpc, way.entry = nic.netname, tap
-    way.end = goal(way, nic.netname, destination)
+    way.end = goal(way, nic.netname)
     if vm.id not in way.facts.running:
         way.stop(Stage.GUEST, vm.id, "it does not run", f"{vm.id} does not run: it sends nothing")
     way.passes(Stage.GUEST, vm.id, "", f"{vm.id} sends it from {own}, by its NIC {nic.position} in {nic.subnetname}")
@@ -74,7 +75,7 @@ def _aim(way: Way, vm: VmConfig) -> Address:
     versions = [flow.version] if flow.version else [4, 6]
     target = way.facts.vms[flow.target]
     found = [
-        (_distance(vm, nic, version), version, nic.position, address)
+        (_distance(way.facts, vm, nic, version), version, nic.position, address)
         for version in versions
         for nic in target.networks
         if (address := address_of(nic, version)) is not None
@@ -85,14 +86,16 @@ def _aim(way: Way, vm: VmConfig) -> Address:
     return min(found, key=lambda one: one[:3])[3]
 
 
-def _distance(vm: VmConfig, nic: Network, version: int) -> int:
-    """How far a NIC is from a VM: on its link, in its VPC, elsewhere, or not to be spoken to at all."""
+def _distance(facts: Facts, vm: VmConfig, nic: Network, version: int) -> int:
+    """How far a NIC is from a VM: on its link, in its VPC, in one that is peered, elsewhere, not to be spoken to."""
     own = [one for one in vm.networks if address_of(one, version) is not None]
     if any(one.subnetname == nic.subnetname for one in own):
         return 0
     if any(one.netname == nic.netname for one in own):
         return 1
-    return 2 if own else 3
+    if any(one.vpc == nic.netname for mine in own for one in facts.near(mine.netname)):
+        return 2
+    return 3 if own else 4
 
 
 def _departure(way: Way, vm: VmConfig, destination: Address) -> Network:
@@ -126,15 +129,20 @@ def _port(way: Way, nic: Network, tap: str) -> None:
         way.stop(Stage.PORT, tap, "DHCP", f"udp {packet.port} is what DHCP servers send to, and a guest is none")
 
 
-def goal(way: Way, vpc: str, destination: Address) -> End:
-    """Where a packet for this target is meant to arrive."""
-    if isinstance(way.flow.target, str):
-        return End(Goal.PORT, *_place(way.facts.vms[way.flow.target].networks, destination), way.flow.target)
-    return outside.end_of(way.facts, vpc, destination)
+def goal(way: Way, vpc: str) -> End:
+    """Where the packet is meant to arrive.
+
+    :param vpc: where it is sent from; '': the world.
+    """
+    target, packet = way.flow.target, way.packet
+    if isinstance(target, str):
+        return End(Goal.PORT, _place(way.facts.vms[target].networks, packet.destination), target)
+    return outside.end_of(way.facts, vpc, packet)
 
 
-def _place(nics: Iterable[Network], address: Address) -> tuple[str]:
-    return (next((nic.netname for nic in nics if address in own_addresses(nic)), ""),)
+def _place(nics: Sequence[Network], address: Address) -> str:
+    """The VPC in which a VM gets what is sent to an address: that of its NIC which has it, else of the first."""
+    return next((nic.netname for nic in nics if address in own_addresses(nic)), nics[0].netname if nics else "")
 
 
 # from the world
@@ -145,20 +153,22 @@ def _from_world(way: Way) -> None:
     destination = _meant(way, way.facts.vms[target]) if isinstance(target, str) else target
     source = flow.source or STRANGERS[destination.version]
     way.packet = Packet(source, destination, flow.number, flow.port)
-    way.end = goal(way, "", destination)
+    way.end = goal(way, "")
     way.passes(Stage.HOST, "world", "", f"it comes to this host from {source}")
     outside.come(way)
 
 
 def _meant(way: Way, target: VmConfig) -> Address:
-    """The address by which the world may know a VM: one that is routed to it, else its first."""
+    """The address by which the world may know a VM: one that is routed or led to it, the host's, else its first."""
     versions = [way.flow.version] if way.flow.version else [4, 6]
     found = [
-        (not outside.routed_to(way.facts, nic.netname, address), version, nic.position, address)
+        (0 if outside.routed_to(way.facts, nic.netname, address) else 3, version, nic.position, address)
         for version in versions
         for nic in target.networks
         if (address := address_of(nic, version)) is not None
     ]
+    doors = [one for one in inward.doors(way.facts, target.id, way.flow) if one[1].version in versions]
+    found += [(1 + rank, address.version, index, address) for index, (rank, address) in enumerate(doors)]
     if not found:
         kind = f"IPv{way.flow.version} " if way.flow.version else ""
         way.stop(Stage.ARRIVAL, target.id, "no address", f"{target.id} has no {kind}address")

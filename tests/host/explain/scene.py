@@ -28,6 +28,8 @@ from lvagent.render.probe import Sign
 from lvagent.spec import names
 from lvagent.spec.flow import WORLD, Explained, Flow, Goal, Packet, Walk, parse_flow
 from lvagent.spec.parse import parse_vm
+from lvagent.spec.peerings import peering
+from lvagent.spec.publications import parse_floating, parse_publications
 from lvagent.spec.status import State
 from lvagent.spec.vm import VmConfig
 from lvagent.spec.vpc import UplinkMode, VpcConfig
@@ -44,6 +46,7 @@ STRANGE_MAC = "06:00:00:00:aa:01"
 FIRST_PORT = 40_000
 """Of those from which guests really send; a probe is sent from lower ones."""
 
+FLOATS = ("203.0.113.50", "203.0.113.51")
 PATIENCE = 0.4
 _NO_NEWS = frozenset(range(130, 138)) | {143}
 """Types of ICMPv6 by which links are kept: they come and go by themselves."""
@@ -64,9 +67,10 @@ class Scene:
     """Three VPCs, and the taps of their guests.
 
     :param guest: makes a tap.
+    :param joined: whether the routed VPC is peered with another, ports are published, and there are floating addresses.
     """
 
-    def __init__(self, site: Site, guest: Callable[[str], Guest], draw: random.Random) -> None:
+    def __init__(self, site: Site, guest: Callable[[str], Guest], draw: random.Random, *, joined: bool = False) -> None:
         self.site = site
         self._draw = draw
         self._guest = guest
@@ -84,6 +88,9 @@ class Scene:
                 self._add(subnet, 10 * (index + 1) + number)
         self.idle = draw.sample(sorted(self.specs), 2)
         self._start()
+        self.joined: tuple[str, ...] = ()
+        if joined:
+            self._join()
         self.explainer = Explainer(site.index, site.networks)
 
     # the scene
@@ -149,6 +156,21 @@ class Scene:
             self._serve(vpc)
             self.site.world.run("host", "true")
 
+    def _join(self) -> None:
+        routed = next(vpc for vpc, mode in self.modes.items() if mode is UplinkMode.ROUTED)
+        other = self._draw.choice([vpc for vpc in VPCS if vpc != routed])
+        self.site.index.peer(peering(routed, other))
+        self.site.networks.meet(routed, other)
+        led = [vm for vm in sorted(self.specs) if self.modes[self._vpc(vm)] is not UplinkMode.NONE]
+        one, two, three = self._draw.sample(led, 3)
+        sources = self._draw.choice(([], ["198.51.100.0/24"], ["198.19.0.0/16", "172.20.0.0/16"]))
+        ports = [{"host_port": 22, "port": 80, "sources": sources}, {"host_port": 53, "proto": "udp", "port": 5000}]
+        self.site.published.put(self.specs[one], parse_publications(ports[:1]))
+        self.site.published.put(self.specs[two], parse_publications(ports[1:]))
+        for address, vm in zip(FLOATS, (one, three), strict=True):
+            self.site.floating.put(parse_floating(address, {"vm": vm}), self.specs[vm])
+        self.joined = routed, other
+
     def _plug(self, spec: VmConfig) -> None:
         nic, tap = spec.networks[0], names.tap(spec.id, 0)
         self.taps[spec.id] = self._guest(tap)
@@ -186,7 +208,10 @@ class Scene:
         """End the guests and the services; the VPCs go."""
         for one in (*self.services, *self.taps.values()):
             one.close()
+        for one in self.site.index.peerings.all():
+            self.site.index.part(one)
         for vm in self.specs:
+            self.site.networks.unpublish(vm)
             self.site.index.drop(vm)
         for vpc in VPCS:
             self.site.networks.converge(vpc)
@@ -200,7 +225,17 @@ class Scene:
             running = sorted(self.taps)
             origin = draw.choice((*running, *running, *running, *self.idle, "world", "world"))
             with contextlib.suppress(SpecError):
+                if self.joined and draw.random() < 0.6:
+                    origin = draw.choice((*running, "world:198.51.100.10", "world"))
+                    return parse_flow(origin, *draw.choice(self._joined()))
                 return parse_flow(origin, self._target(origin), *self._what(), self._source(origin))
+
+    def _joined(self) -> list[tuple[str, str, int | None]]:
+        """What is asked of VPCs that are joined."""
+        near = [vm for vm in sorted(self.taps) if self._vpc(vm) in self.joined]
+        ports: list[tuple[str, str, int | None]] = [(HOST, "tcp", 22), (HOST, "udp", 53)]
+        floats = [(self._draw.choice(FLOATS), *self._what()) for _ in range(2)]
+        return ports + floats + [(vm, *self._what()) for vm in self._draw.sample(near, 3)]
 
     def _target(self, origin: str) -> str:
         draw = self._draw

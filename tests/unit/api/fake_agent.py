@@ -17,7 +17,7 @@ from lvagent.plan.wanted import Policy
 from lvagent.spec import names
 from lvagent.spec.flow import WORLD, Explained, Flow, Live
 from lvagent.spec.monitor import Hmp, Qmp
-from lvagent.spec.peerings import Peering, PeeringState, PeeringView, peering
+from lvagent.spec.peerings import Peering, Peerings, PeeringState, PeeringView, peering
 from lvagent.spec.publications import Floating, Publication, implied
 from lvagent.spec.status import (
     Action,
@@ -257,7 +257,8 @@ class FakeAgent:
         for vm in (flow.origin, flow.target):
             if isinstance(vm, str) and vm != WORLD:
                 self.vm(vm)
-        walk = explain(flow, Facts(vms, frozenset(vms), Policy("", 1500, "", 4789, "vpc.internal", (), "r")))
+        policy = Policy("", 1500, "", 4789, "vpc.internal", (), "r")
+        walk = explain(flow, Facts(vms, frozenset(vms), policy, peerings=Peerings(self.peers.there)))
         seen = ("root: ip filter FORWARD",)
         found = Live(True, self.arrives, self.arrives == walk.allowed, f"{flow.target} has it", "root: x drop", seen)
         return Explained(walk, found if live else None)

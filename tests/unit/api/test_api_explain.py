@@ -93,3 +93,18 @@ def test_who_is_limited_hears_of_his_own(tcp: TcpDoor, admin: FlaskClient, agent
     world = f"/v1/explain?from=world&to={ONE}&proto=tcp&port=22"
     assert (mine.get(world).status_code, mine.post(world).status_code) == (200, 403)
     assert admin.post(world).status_code == 200
+
+
+def test_who_is_limited_hears_nothing_of_a_peer(tcp: TcpDoor, admin: FlaskClient) -> None:
+    far = numbered(5, B)
+    far["networks"][0] |= {"subnetname": "subnet-b000000005", "ipv4": "10.0.5.9/24", "gateway_v4": "10.0.5.1"}  # type: ignore[index]
+    far["networks"][0] |= {"ipv6": None, "gateway_v6": None}  # type: ignore[index]
+    assert admin.post("/v1/vms", json=far).status_code == 201
+    assert admin.delete(f"/v1/vms/{THEIRS}").status_code in (200, 204)
+    assert admin.put(f"/v1/peerings/{A}/{B}").status_code == 201
+    ask = f"/v1/explain?from={ONE}&to=10.0.5.9&proto=tcp&port=22"
+    whole = admin.get(ask).json
+    assert [step["stage"] for step in whole["steps"][3:]] == ["peering", "ingress", "arrival"]
+    told = tcp.of(Role.READ, A).get(ask)
+    assert told.json["verdict"] == "allowed"
+    assert not any(name in told.text for name in (B, "i-0000000005", "b000000005"))
