@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import errno
 import os
 import socket
-from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
+from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 from lvagent.errors import CommandError, SpecError
+from lvagent.host import links as link_messages
+from lvagent.host import routes
+from lvagent.host.links import Address
+from lvagent.host.netlink import NetlinkError, Socket
+from lvagent.host.netspace import translated
 from lvagent.host.run import run
 
 
@@ -73,6 +80,8 @@ def underlay_address() -> str:
         return str(probe.getsockname()[0])
 
 
+_LOOPBACK = "lo"
+
 RESOLV_CONF = Path("/etc/resolv.conf")
 STUB_UPSTREAM = Path("/run/systemd/resolve/resolv.conf")
 """The servers that systemd-resolved asks, where /etc/resolv.conf names only its stub (systemd-resolved.service(8))."""
@@ -106,31 +115,65 @@ def nameservers(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def links() -> dict[str, tuple[IPv4Interface | IPv6Interface, ...]]:
-    """The links of this host that are no loopback, with their addresses."""
-    found = json.loads(run(["ip", "-j", "address", "show"]) or "[]")
-    return {
-        str(link["ifname"]): tuple(
-            ip_interface(f"{one['local']}/{one['prefixlen']}") for one in link.get("addr_info", ())
-        )
-        for link in found
-        if link.get("link_type") != "loopback"
-    }
+def links() -> dict[str, tuple[Address, ...]]:
+    """The links of this host that are no loopback, with their addresses.
+
+    :raise HostError: the kernel does not tell.
+    """
+    with _asking("links") as kernel:
+        names = _link_names(kernel)
+        found = _by_link(kernel)
+    return {name: tuple(found.get(index, ())) for index, name in names.items() if name != _LOOPBACK}
 
 
 def default_links() -> dict[int, str]:
-    """The link of the default route, by IP version."""
-    found = {}
-    for version in (4, 6):
-        ways = json.loads(run(["ip", "-j", f"-{version}", "route", "show", "default"]) or "[]")
-        links = [str(one["dev"]) for one in sorted(ways, key=lambda one: one.get("metric", 0)) if "dev" in one]
-        if links:
-            found[version] = links[0]
+    """The link of the default route, by IP version; of several that of the best metric.
+
+    :raise HostError: the kernel does not tell.
+    """
+    found: dict[int, str] = {}
+    with _asking("default route") as kernel:
+        names = _link_names(kernel)
+        for version in (4, 6):
+            for one in map(routes.parse, sorted(_routes(kernel, version), key=routes.metric)):
+                default = one.net in routes.DEFAULTS and one.table == routes.MAIN
+                if default and one.kind == routes.RTN_UNICAST and one.link in names:
+                    found.setdefault(version, names[one.link])
     return found
 
 
-def addresses() -> tuple[IPv4Interface | IPv6Interface, ...]:
-    """The addresses of this host with the prefixes of their networks."""
-    found = json.loads(run(["ip", "-j", "address", "show"]) or "[]")
-    told = (f"{one['local']}/{one['prefixlen']}" for link in found for one in link.get("addr_info", ()))
-    return tuple(map(ip_interface, told))
+def _routes(kernel: Socket, version: int) -> list[bytes]:
+    try:
+        return kernel.dump(routes.get_all(version))
+    except NetlinkError as error:
+        if error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT):  # no such table yet, or no IPv6
+            return []
+        raise
+
+
+def addresses() -> tuple[Address, ...]:
+    """The addresses of this host with the prefixes of their networks.
+
+    :raise HostError: the kernel does not tell.
+    """
+    with _asking("addresses") as kernel:
+        return tuple(one for found in _by_link(kernel).values() for one in found)
+
+
+@contextlib.contextmanager
+def _asking(what: str) -> Iterator[Socket]:
+    """The kernel, to be asked about this namespace. No program is started for it: each sweep asks."""
+    with translated(f"the {what} of this host", "read"), contextlib.closing(Socket()) as kernel:
+        yield kernel
+
+
+def _link_names(kernel: Socket) -> dict[int, str]:
+    return {one.index: one.name for one in map(link_messages.parse, kernel.dump(link_messages.get_all()))}
+
+
+def _by_link(kernel: Socket) -> dict[int, list[Address]]:
+    found: dict[int, list[Address]] = {}
+    for pair in map(link_messages.parse_address, kernel.dump(link_messages.get_addresses())):
+        if pair is not None:
+            found.setdefault(pair[0], []).append(pair[1])
+    return found

@@ -16,7 +16,7 @@ Net = IPv4Network | IPv6Network
 
 AF_INET, AF_INET6 = 2, 10
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_TABLE = 1, 4, 5, 15
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE = 1, 4, 5, 6, 15
 RTN_UNICAST = 1
 MAIN = 254
 OURS = 0x76
@@ -85,3 +85,8 @@ def parse(body: bytes) -> Route:
         kind=kind,
         table=number,
     )
+
+
+def metric(body: bytes) -> int:
+    """How good a route is, out of the body of an RTM_NEWROUTE; the least is taken."""
+    return int.from_bytes(table(body[_RTMSG.size :]).get(RTA_PRIORITY, b""), "little")
