@@ -7,6 +7,7 @@ not as it should be. A link has two ends, and each end is a resource of its VPC.
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 
 from lvagent.agent.index import Index
 from lvagent.agent.locks import VpcLocks
@@ -33,7 +34,7 @@ class Links:
         :param remove: also away, if it is not wanted.
         :raise LvagentError: it could not be done.
         """
-        with self._locks.both(one, other):
+        with self._locked(one, other):
             wish, there = self.wanted(one, other), self._there(one, other)
             steps = diff.subtract(wish, there)
             if steps.ensure:
@@ -44,6 +45,13 @@ class Links:
                 log.info("remove %s", "; ".join(map(diff.describe, steps.remove)))
                 self._wires.remove(steps.remove)
                 point("peer.removed")
+
+    def _locked(self, one: str, other: str) -> AbstractContextManager[None]:
+        """The locks of those of the two that are there; one that was only named leaves no file of a lock."""
+        here = {one, other} & self._wires.vpcs()
+        if len(here) > 1:
+            return self._locks.both(one, other)
+        return self._locks.wires(here.pop()) if here else nullcontext()
 
     def wanted(self, one: str, other: str) -> frozenset[Peer]:
         """Both ends as they should be; none while one of the VPCs is not there."""

@@ -201,19 +201,6 @@ def test_running_guests_never_notice_that_the_agent_is_killed(guests: LabHost, s
     )
 
 
-def test_after_the_last_delete_the_host_is_as_before(agent_lab: LabHost, ssh_key: SshKey) -> None:
-    """Runs on the lab of the guests above, after them: with what they left (nothing) as the beginning."""
-    for number in range(1, 6):
-        agent_lab.api("DELETE", f"/v1/vms/i-{number:010}?volumes=delete")
-    before = agent_lab.snapshot()
-    spec = twin(7, ssh_key.public, A, 9, "x")
-    assert agent_lab.api("PUT", "/v1/vms/i-0000000007", spec).status == 201
-    assert agent_lab.snapshot() != before
-    assert agent_lab.api("DELETE", "/v1/vms/i-0000000007?volumes=delete").status in (200, 204)
-    assert before.difference(agent_lab.snapshot()) == {}
-    assert agent_lab.namespaces() == []
-
-
 def test_what_explain_says_of_guests_is_so(guests: LabHost, ssh_key: SshKey) -> None:
     assert say(guests, ssh_key, A, "10.0.0.5", "hostname") == "i-0000000001"
     one, two, other, far = (f"i-{number:010}" for number in (1, 2, 3, 5))
@@ -231,3 +218,16 @@ def test_what_explain_says_of_guests_is_so(guests: LabHost, ssh_key: SshKey) -> 
         assert (told["verdict"], told["decider"]["element"]) == (verdict, element), told["why"]
     shown = guests.run(["lvagent", "explain", "--from", one, "--to", two, "--port", "22", "--live"]).stdout
     assert "the host agrees: it gets to t0000000002-" in shown
+
+
+def test_after_the_last_delete_the_host_is_as_before(agent_lab: LabHost, ssh_key: SshKey) -> None:
+    """Runs on the lab of the guests above, after them: with what they left (nothing) as the beginning."""
+    for number in range(1, 6):
+        agent_lab.api("DELETE", f"/v1/vms/i-{number:010}?volumes=delete")
+    before = agent_lab.snapshot()
+    spec = twin(7, ssh_key.public, A, 9, "x")
+    assert agent_lab.api("PUT", "/v1/vms/i-0000000007", spec).status == 201
+    assert agent_lab.snapshot() != before
+    assert agent_lab.api("DELETE", "/v1/vms/i-0000000007?volumes=delete").status in (200, 204)
+    assert before.difference(agent_lab.snapshot()) == {}
+    assert agent_lab.namespaces() == []
