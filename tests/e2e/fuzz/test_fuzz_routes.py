@@ -26,9 +26,10 @@ BLOCK = 100
 AT_ONCE = 5
 """Requests to one route before the next has its turn."""
 
-ELSEWHERE: set[str] = {"showFloating", "putFloating", "deleteFloating"}
+ELSEWHERE: set[str] = {"showFloating", "putFloating", "deleteFloating", "showPeering", "explain", "explainLive"}
 """Operations that made-up requests may never see succeed: a floating address needs a VM, a way out and a free address
-of the link's network at once. tests/e2e/test_uplink.py and the table of faults see them succeed."""
+of the link's network at once, a flow two ends that are there and a port that fits, a peering one made just before.
+tests/e2e/test_uplink.py, test_guests.py, test_peering.py and the table of faults see them succeed."""
 
 
 @pytest.fixture
