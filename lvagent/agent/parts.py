@@ -6,10 +6,10 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 
+from lvagent.agent.configs import Kept
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
 from lvagent.agent.news import News
-from lvagent.agent.peering import Kept
 from lvagent.agent.ports import Domains, Monitors, Processes, VolumeFolders
 from lvagent.agent.timeline import Timeline
 from lvagent.config import Settings

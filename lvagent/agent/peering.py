@@ -10,9 +10,9 @@ import datetime
 import logging
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
+from lvagent.agent.configs import Kept
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
 from lvagent.agent.undo import Undo
@@ -24,14 +24,6 @@ log = logging.getLogger(__name__)
 
 KEY = re.compile(r"(vpc-[0-9a-z]{10})_(vpc-[0-9a-z]{10})\Z")
 """How a peering is named where it is kept."""
-
-
-class Kept(Protocol):
-    """Where peerings are kept (``host.wishes.WishFiles``)."""
-
-    def keys(self) -> frozenset[str]: ...
-    def write(self, key: str, document: Mapping[str, object]) -> None: ...
-    def remove(self, key: str) -> None: ...
 
 
 class Peers:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 from pathlib import Path
+from typing import TypeVar
 
 from lvagent.agent.configs import FloatWishes, PortWishes, VpcConfigs
 from lvagent.config import Settings
@@ -24,6 +25,8 @@ from lvagent.spec.vpc import UplinkMode
 log = logging.getLogger(__name__)
 
 Interface = IPv4Interface | IPv6Interface
+
+T = TypeVar("T")
 
 CONSOLES = "/var/log/libvirt/qemu"
 """Where the consoles' logs are: a folder that virtlogd may write to under every profile."""
@@ -68,7 +71,8 @@ def uplink_policy(settings: Settings, local: str) -> UplinkPolicy:
 
     :param local: the address of the VTEP, '' if there is none.
     """
-    ways, own = settings.uplink, _addresses()
+    ways = settings.uplink
+    own: tuple[Interface, ...] = _told("addresses", host.addresses, ())
     pools = nets((ways.pool_v4, ways.pool_v6))
     closed = _denied(ways, pools, underlay(local, own) if ways.underlay == "deny" else ())
     denied = [one.net for one in closed]
@@ -85,8 +89,10 @@ def uplink_policy(settings: Settings, local: str) -> UplinkPolicy:
         own=frozenset(one.ip for one in own),
         private=ways.private_names,
         router=uplinks.router(pools, denied, asked, ipv6=ipv6),
-        links=_links(),
-        ways={4: ways.interface, 6: ways.interface} if ways.interface else _default_links(),
+        links=_told("links", host.links, {}),
+        ways={4: ways.interface, 6: ways.interface}
+        if ways.interface
+        else _told("default routes", host.default_links, {}),
         tables={kind: uplinks.table(pools, denied, kind, {one.ip for one in own}) for kind in kinds},
         denied=closed,
     )
@@ -114,28 +120,13 @@ def underlay(local: str, own: Iterable[Interface]) -> list[Net]:
     return [one.network for one in own if str(one.ip) == local] or [ip_network(local)]
 
 
-def _links() -> dict[str, tuple[Interface, ...]]:
+def _told(what: str, ask: Callable[[], T], otherwise: T) -> T:
+    """What the host tells of itself; what is assumed if it does not."""
     try:
-        return host.links()
+        return ask()
     except LvagentError as error:
-        log.warning("the links of this host are not known: %s", error)
-        return {}
-
-
-def _default_links() -> dict[int, str]:
-    try:
-        return host.default_links()
-    except LvagentError as error:
-        log.warning("the default route of this host is not known: %s", error)
-        return {}
-
-
-def _addresses() -> tuple[Interface, ...]:
-    try:
-        return host.addresses()
-    except LvagentError as error:
-        log.warning("the addresses of this host are not known: %s", error)
-        return ()
+        log.warning("the %s of this host are not known: %s", what, error)
+        return otherwise
 
 
 def domain_options(settings: Settings) -> DomainOptions:
