@@ -65,9 +65,7 @@ class FabricSide:
 
     def close(self) -> None:
         """Let go of the namespace."""
-        if self._open is not None:
-            self._open.close()
-            self._open = None
+        self._open = None
 
     def space(self) -> Netspace | None:
         """The namespace of the underlay side, if there is one."""

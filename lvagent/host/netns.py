@@ -97,9 +97,12 @@ def in_thread(body: Callable[[], T]) -> T:
     thread = threading.Thread(target=run, name="netns")
     thread.start()
     thread.join()
-    if failure:
-        raise failure[0]
-    return result[0]
+    try:
+        if failure:
+            raise failure[0]
+        return result[0]
+    finally:
+        failure.clear()  # it knows this frame, which knows it: what both hold would wait for the collector
 
 
 def scratch(function: Callable[[], T]) -> T:

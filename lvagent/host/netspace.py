@@ -3,6 +3,9 @@
 All are made once, by a thread that entered the namespace, and serve any thread afterwards. Whoever holds one holds the
 namespace itself, whatever becomes of its name; so it knows its inode, by which a dead namespace is told from the one
 that bears its name now.
+
+One that several threads use is never closed by one of them: another would be left with the number of a descriptor that
+is closed, or by then stands for some other namespace. It is let go of, and closed when the last of them has done so.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -44,7 +48,7 @@ def translated(resource: str, action: str) -> Iterator[None]:
 
 
 class Netspace:
-    """A namespace, open.
+    """A namespace, open until it is closed, or nobody has it any more.
 
     :param path: its name, such as /run/netns/vpc-aaaaaaaaaa; '' for the one of the calling thread.
     :raise netns.NameGone: there is no such namespace.
@@ -66,11 +70,12 @@ class Netspace:
             stack.callback(self.netfilter.close)
             self.nft = Nft()
             stack.callback(self.nft.close)
-            self._closing = stack.pop_all()
+            self._closing = weakref.finalize(self, stack.pop_all().close)
+            self._closing.atexit = False
 
     def close(self) -> None:
-        """Let go of the namespace."""
-        self._closing.close()
+        """Let go of the namespace now: for those who share it with nobody."""
+        self._closing()
 
     def inside(self, function: Callable[[], T]) -> T:
         """Call a function in a thread that is in this namespace."""

@@ -320,9 +320,7 @@ class Network:
         self._vpcs.close()
         self._fabric.close()
         with self._guard:
-            root, self._root = self._root, None
-        if root is not None:
-            root.close()
+            self._root = None
 
 
 def _paired(inner: Link | None, outer: Link | None) -> bool:

@@ -12,7 +12,8 @@ import threading
 
 from lvagent.errors import HostError
 
-_lock = threading.Lock()
+_lock = threading.RLock()
+"""Reentrant: the collector of garbage may free a context between any two steps of a thread that is in a call."""
 _HANDLES = 1 << 3
 """NFT_CTX_OUTPUT_HANDLE."""
 

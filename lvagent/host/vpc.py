@@ -43,10 +43,6 @@ class VpcSide:
         self.space = space
         self.filter = VpcFilter(vpc, space, limits)
 
-    def close(self) -> None:
-        """Let go of the namespace."""
-        self.space.close()
-
     def ensure_base(self) -> None:
         """The sysctls, and ``lo`` up with the metadata addresses."""
         with translated(self.vpc, "prepare"):

@@ -1,7 +1,8 @@
 """The VPCs' namespaces that are open, each known by its inode.
 
 A name says little: it may have been removed and given to a namespace made anew, while the old one lives on as long as
-something holds it. What is open is used only while the name still stands for it.
+something holds it. What is open is used only while the name still stands for it; then it is let go of here, and is
+closed when nobody is at work with it any more.
 """
 
 from __future__ import annotations
@@ -67,8 +68,6 @@ class VpcSides:
             if side is not None and side.space.inode == inode:
                 return side
             self._open.pop(vpc, None)
-        if side is not None:
-            side.close()
         return None
 
     def _enter(self, vpc: str, path: str) -> VpcSide | None:
@@ -79,10 +78,7 @@ class VpcSides:
                 return None
             side = VpcSide(vpc, space, self._limits)
         with self._guard:
-            first = self._open.setdefault(vpc, side)
-        if first is not side:  # another thread was faster
-            side.close()
-        return first
+            return self._open.setdefault(vpc, side)  # or what another thread opened, which was faster
 
     def needed(self, vpc: str) -> VpcSide:
         """A VPC's namespace, opened.
@@ -105,9 +101,7 @@ class VpcSides:
     def remove(self, vpc: str) -> None:
         """Make sure that a VPC has no namespace. The kernel ends what is in it a moment later."""
         with self._guard:
-            side = self._open.pop(vpc, None)
-        if side is not None:
-            side.close()
+            self._open.pop(vpc, None)
         with translated(vpc, "remove"):
             netns.delete(self.path(vpc))
 
@@ -115,13 +109,10 @@ class VpcSides:
         """Let go of namespaces that are no longer there: who held one open would keep it from ending."""
         with self._guard:
             gone = [vpc for vpc, side in self._open.items() if netns.inode(self.path(vpc)) != side.space.inode]
-            sides = [self._open.pop(vpc) for vpc in gone]
-        for side in sides:
-            side.close()
+            for vpc in gone:
+                del self._open[vpc]
 
     def close(self) -> None:
         """Let go of all; they stay as they are."""
         with self._guard:
-            sides, self._open = list(self._open.values()), {}
-        for side in sides:
-            side.close()
+            self._open = {}

@@ -30,6 +30,7 @@ def test_many_who_enter_a_vpc_at_once_open_it_once(place: Path) -> None:
     assert alone.find(A) is not None
     one = descriptors() - before
     alone.close()
+    assert descriptors() == before
     together = threading.Barrier(CALLERS)
 
     def enter(sides: VpcSides) -> object:
@@ -43,6 +44,7 @@ def test_many_who_enter_a_vpc_at_once_open_it_once(place: Path) -> None:
             assert len(set(map(id, found))) == 1
             assert descriptors() == before + one
             sides.close()
+            del found
     assert descriptors() == before
 
 
@@ -58,5 +60,56 @@ def test_a_vpc_that_somebody_else_took_away_is_let_go_of(place: Path) -> None:
     sides.tidy()
     assert descriptors() == before + both // 2
     assert sides.find(B) is kept
+    sides.close()
+    del kept
+    assert descriptors() == before
+
+
+def test_who_is_at_work_in_a_vpc_that_is_taken_away_stays_in_it(place: Path) -> None:
+    before = descriptors()
+    sides = VpcSides(str(place), FilterSettings())
+    netns.create(f"{place}/{A}")
+    reader = sides.needed(A)
+    sides.remove(A)
+    taken = [
+        os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC) for _ in range(4)
+    ]  # would be the reader's numbers
+    assert reader.space.inside(lambda: os.stat("/proc/thread-self/ns/net").st_ino) == reader.space.inode
+    assert set(reader.space.links()) == {"lo"}
+    reader.space.nft.run("list ruleset", A)
+    for each in taken:
+        os.close(each)
+    del reader
+    assert descriptors() == before
+
+
+def test_readers_of_vpcs_that_come_and_go_read_them_whole_or_not_at_all(place: Path) -> None:
+    before = descriptors()
+    sides = VpcSides(str(place), FilterSettings())
+    over = threading.Event()
+
+    def read(vpc: str) -> int:
+        seen = 0
+        while not over.is_set():
+            side = sides.find(vpc)
+            if side is not None:
+                assert "lo" in side.space.links()
+                assert side.space.inside(lambda: os.stat("/proc/thread-self/ns/net").st_ino) == side.space.inode
+                seen += 1
+        return seen
+
+    with ThreadPoolExecutor(4) as pool:
+        readers = [pool.submit(read, vpc) for vpc in (A, B, A, B)]
+        try:
+            for _ in range(20):
+                for vpc in (A, B):
+                    netns.create(f"{place}/{vpc}")
+                    sides.needed(vpc)
+                for vpc in (A, B):
+                    sides.remove(vpc)
+        finally:
+            over.set()
+        assert all(reader.result() for reader in readers)
+    del readers
     sides.close()
     assert descriptors() == before
