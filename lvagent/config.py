@@ -360,6 +360,7 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "uplink.private_names": is_domains,
     "uplink.underlay": _one_of("deny", "allow"),
     "uplink.foreign": _one_of("report", "accept"),
+    "uplink.others": _one_of("drop", "forward"),
     "vpc.domain": _form(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", "a DNS name in lower case"),
     "vpc.lease": _between(120, 1 << 31),
     "vpc.forwarders": _addresses,

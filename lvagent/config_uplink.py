@@ -25,6 +25,8 @@ class UplinkSettings:
     ``private_names``: DNS domains whose names may have private addresses.
     ``interface``: the link whose network floating addresses are of; '': that of the default route.
     ``foreign``: what is done about a chain of somebody else that drops what we forward: report, accept.
+    ``others``: what becomes of packets that other links of the host would forward to each other, where forwarding was
+    off before there were uplinks: drop, forward.
     """
 
     pool_v4: str = "198.19.0.0/16"
@@ -37,6 +39,7 @@ class UplinkSettings:
     private_names: tuple[str, ...] = ()
     interface: str = ""
     foreign: str = "report"
+    others: str = "drop"
 
 
 def nets(texts: tuple[str, ...]) -> tuple[Net, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from lvagent.doctor.findings import Finding, failed, passed, warned
-from lvagent.host.rootfilter import IP_FAMILIES, Chain, RootFilter, closed_to_uplinks, culprits, whose
+from lvagent.host.rootfilter import IP_FAMILIES, Chain, RootFilter, closed_to_uplinks, culprits, held, whose
 
 
 def _named(filters: RootFilter, chain: Chain, how: str) -> str:
@@ -92,3 +92,15 @@ def uplinks(filters: RootFilter, *, there: int) -> Iterator[Finding]:
             yield warned(subject, f"{text}. It would drop what VPCs send out, and none has an uplink", remedy)
     if not found:
         yield passed(subject, f"no chain of the root namespace drops what they forward; there are {there}")
+
+
+def other_links(filters: RootFilter) -> Iterator[Finding]:
+    """Whether other links of the host forward to each other: nothing is wrong with either, but somebody may wonder."""
+    subject = "other links of this host"
+    versions = held(filters)
+    if versions:
+        told = " and ".join(f"IPv{version}" for version in versions if version)
+        text = f"forward no {told} to each other, as before there were uplinks (uplink.others)"
+        yield passed(subject, text)
+    elif versions is not None:
+        yield passed(subject, "may forward to each other: they did before there were uplinks, or software needs it")

@@ -35,6 +35,7 @@ def _filters(settings: Settings, segments: int, ways: int) -> Iterator[Finding]:
     yield from bystanders.bridged(filters, survey.bridge_calls(), settings.fabric.netns)
     yield from bystanders.underlay(filters, settings.fabric.port, segments=segments)
     yield from bystanders.uplinks(filters, there=ways)
+    yield from bystanders.other_links(filters)
 
 
 def _site(settings: Settings) -> tuple[Site | None, list[Finding]]:

@@ -1,5 +1,7 @@
 """Forwarding in root: switched on while an uplink needs it, and put back as it was when none does.
 
+The switch of all links is also that of each: one that forwarded though the others did not is remembered as well.
+
 What it was is written down before it is changed, so that an agent that comes after a crash puts it back too; a boot
 makes that void, for sysctls do not outlive it. Switching IPv6 forwarding on makes Linux ignore router advertisements
 where ``accept_ra`` is 1 (ip-sysctl.rst); a host that has its own way out from them would lose it, so such links get 2.
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from lvagent.errors import HostError
@@ -22,6 +25,7 @@ FILE = "forwarding.json"
 V4, V6 = "ipv4/ip_forward", "ipv6/conf/all/forwarding"
 _BESIDE = {V4: ("ipv4/conf/all/accept_redirects",), V6: ()}
 """What changes with it, and is put back after it."""
+_SWITCHES = {4: V4, 6: V6}
 
 
 class Forwarding:
@@ -45,6 +49,13 @@ class Forwarding:
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 
+    def for_us_alone(self, *, ipv6: bool) -> tuple[int, ...]:
+        """The IP versions that are forwarded, or about to be, for uplinks alone: no link did before."""
+        was = self.remembered()
+        switches = {version: name for version, name in _SWITCHES.items() if version == 4 or ipv6}
+        before = {version: was if name in was else _now(name) for version, name in switches.items()}
+        return tuple(version for version, name in switches.items() if _all_off(before[version], name))
+
     def ensure(self, *, ipv6: bool) -> None:
         """Switch it on.
 
@@ -57,7 +68,7 @@ class Forwarding:
 
     def _switch_on(self, name: str) -> None:
         was = self.remembered()
-        now = {name: _read(name), **{one: _read(one) for one in _BESIDE[name]}}
+        now = _now(name) | {one: _read(one) for one in _BESIDE[name]}
         heard = _hearing() if name == V6 else []
         now |= dict.fromkeys(heard, "1")
         self._remember({**now, **was})  # the first time counts: later it was somebody else who switched it off
@@ -88,6 +99,25 @@ class Forwarding:
             files.remove(self._file)
         if was:
             log.info("forwarding in root is as it was: %s", ", ".join(f"{name}={was[name]}" for name in sorted(was)))
+
+
+def _now(name: str) -> dict[str, str]:
+    """A switch of all links, and those of single links that forward though it is off; uplinks are nobody's before."""
+    family = name.partition("/")[0]
+    if _read(name) == "1":
+        return {name: "1"}
+    links = sorted(path.parent.name for path in (ROOT / family / "conf").glob("*/forwarding"))
+    names = [f"{family}/conf/{link}/forwarding" for link in links if link != "all" and not link.startswith("ux-")]
+    return {name: _read(name), **{one: "1" for one in names if _read(one) == "1"}}
+
+
+def _all_off(was: Mapping[str, str], name: str) -> bool:
+    """Whether a switch was off, and that of each link too. IPv6 forwards by no link while the one of all is off."""
+    return was[name] != "1" and (name == V6 or not any(one.startswith("ipv4/conf/") and _is_link(one) for one in was))
+
+
+def _is_link(name: str) -> bool:
+    return name.endswith("/forwarding") and "/default/" not in name
 
 
 def _hearing() -> list[str]:

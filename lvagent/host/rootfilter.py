@@ -31,14 +31,21 @@ WHOSE = (
     ("LIBVIRT_", "libvirt's own networks"),
     ("libvirt_network", "libvirt's own networks"),
     ("NETAVARK", "podman"),
+    ("ts-forward", "Tailscale"),
+    ("incus", "Incus"),
+    ("lxd", "LXD"),
+    ("nm-shared-", "a shared connection of NetworkManager"),
 )
 """Beginnings of names of tables and chains, and who makes them."""
 
-FORWARDERS = ("Docker", "Kubernetes", "a CNI plugin", "libvirt's own networks", "podman")
+FORWARDERS = frozenset(owner for _, owner in WHOSE) - {"ufw", "firewalld"}
 """Those of them that need forwarding: they switch it on where it is off, and where it is on rely on it."""
 
 UPLINK_COMMENT = "lvagent uplinks"
 """By which our rules in chains of others are known."""
+
+OTHERS, OTHERS_COMMENT = "others", "forwarding is on for uplinks alone"
+"""The chain in our table that what other links forward to each other comes by; how rules that drop it begin."""
 
 LEGACY = ("/proc/net/ip_tables_names", "/proc/net/ip6_tables_names")
 
@@ -47,7 +54,8 @@ LEGACY = ("/proc/net/ip_tables_names", "/proc/net/ip6_tables_names")
 class Rule:
     """A rule. ``verdicts``: accept, drop, reject or return; ``jumps``: chains it leads to; ``ports``: UDP ports that it
     asks for, as pairs (first, last); ``links``: names (or patterns) of links that it asks for; ``bare``: it asks for
-    nothing; ``opaque``: a part of it cannot be read; ``handle``: its number in its table; ``comment``: of nft's own."""
+    nothing; ``opaque``: a part of it cannot be read; ``handle``: its number in its table; ``comment``: of nft's own;
+    ``translates``: it gives packets other addresses."""
 
     verdicts: frozenset[str]
     jumps: tuple[str, ...]
@@ -57,11 +65,12 @@ class Rule:
     opaque: bool
     handle: int = 0
     comment: str = ""
+    translates: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A chain with its rules. ``hook`` and ``policy`` are empty unless it is a base chain."""
+    """A chain with its rules. ``hook``, ``policy`` and ``kind`` (filter, nat, route) are only those of base chains."""
 
     family: str
     table: str
@@ -69,6 +78,7 @@ class Chain:
     hook: str
     policy: str
     rules: tuple[Rule, ...]
+    kind: str = ""
 
     def __str__(self) -> str:
         return f"table {self.family} {self.table}, chain {self.name}"
@@ -144,7 +154,13 @@ def _chains(objects: Sequence[Json]) -> Iterator[Chain]:
         if "chain" in one:
             chain = cast(Json, one["chain"])
             key = (str(chain["family"]), str(chain["table"]), str(chain["name"]))
-            yield Chain(*key, str(chain.get("hook", "")), str(chain.get("policy", "")), tuple(rules[key]))
+            yield Chain(
+                *key,
+                str(chain.get("hook", "")),
+                str(chain.get("policy", "")),
+                tuple(rules[key]),
+                str(chain.get("type", "")),
+            )
 
 
 def _rule(parts: Sequence[object]) -> Rule:
@@ -152,7 +168,7 @@ def _rule(parts: Sequence[object]) -> Rule:
     jumps: list[str] = []
     ports: list[tuple[int, int]] = []
     links: list[str] = []
-    bare, opaque = True, False
+    bare, opaque, translates = True, False, False
     for part in parts:
         if not isinstance(part, dict):
             opaque = True
@@ -167,9 +183,11 @@ def _rule(parts: Sequence[object]) -> Rule:
             bare = False
             ports += _udp_ports(value)
             links += _link_names(value)
+        elif name in ("masquerade", "snat", "dnat"):
+            bare, translates = False, True
         elif name not in ("counter", "comment", "log"):
             bare, opaque = False, opaque or name in ("xt", "vmap")
-    return Rule(frozenset(verdicts), tuple(jumps), tuple(ports), tuple(links), bare, opaque)
+    return Rule(frozenset(verdicts), tuple(jumps), tuple(ports), tuple(links), bare, opaque, translates=translates)
 
 
 def _udp_ports(match: Json) -> list[tuple[int, int]]:
@@ -226,6 +244,35 @@ def culprits(filters: RootFilter, hook: str, families: tuple[str, ...]) -> Itera
 
 def _drops_all(rule: Rule) -> bool:
     return rule.bare and bool(rule.verdicts & {"drop", "reject"})
+
+
+def forwarder(filters: RootFilter) -> str:
+    """Who else forwards here, by the look of the filter; '' if nobody does.
+
+    Known software that does, and whoever translates addresses of what passes.
+    """
+    for chain in filters.chains:
+        owner = whose(filters, chain)
+        if owner in FORWARDERS:
+            return owner
+    for chain in filters.chains:
+        translating = chain.kind == "nat" and chain.hook in ("prerouting", "postrouting") and chain.table != "lvagent"
+        if translating and any(rule.translates or rule.opaque for one in filters.reached(chain) for rule in one.rules):
+            return f"who translates addresses in {chain}"
+    return ""
+
+
+def held(filters: RootFilter) -> tuple[int, ...] | None:
+    """The IP versions of which other links of this host forward nothing, by rules of ours; None: there is no chain for
+    them. A rule in it that is not ours counts as 0."""
+    ours = ("inet", "lvagent", OTHERS)
+    chain = next((one for one in filters.chains if (one.family, one.table, one.name) == ours), None)
+    return None if chain is None else tuple(_version(rule.comment) for rule in chain.rules)
+
+
+def _version(comment: str) -> int:
+    known = {f"{OTHERS_COMMENT} (IPv{version})": version for version in (4, 6)}
+    return known.get(comment, 0)
 
 
 def closed_to_uplinks(filters: RootFilter) -> Iterator[tuple[Chain, str]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from lvagent.config import Settings
 from lvagent.errors import CommandError, HostError
 from lvagent.failpoints import point
-from lvagent.host import files, nft_read, rootfilter
+from lvagent.host import files, nft_read, others, rootfilter
 from lvagent.host.forwarding import Forwarding
 from lvagent.host.netspace import Netspace, translated
 from lvagent.host.nft_read import INET
@@ -44,6 +44,7 @@ class RouterSide:
         self._root = root
         self._ipv6 = settings.uplink.ipv6 != "none"
         self._accept = settings.uplink.foreign == "accept"
+        self._others = settings.uplink.others == "forward"
         self._forwarding = Forwarding(Path(settings.paths.state))
         self._lock = Path(settings.paths.run) / "router.lock"
         self.trouble: tuple[str, ...] = ()
@@ -89,9 +90,16 @@ class RouterSide:
             loaded = nft_read.table_comment(root.netfilter, INET)
         if loaded != wanted.digest:
             self._load(wanted.text)
+            others.settle(root, root.inside(rootfilter.read), self._for_us_alone())
         point("router.filtered")
         root.inside(lambda: self._forwarding.ensure(ipv6=wanted.ipv6))
         point("router.forwarding")
+
+    def _for_us_alone(self) -> tuple[int, ...]:
+        """The IP versions that other links do not forward."""
+        if self._others:
+            return ()
+        return self._root().inside(lambda: self._forwarding.for_us_alone(ipv6=self._ipv6))
 
     def _load(self, text: str) -> None:
         """Load the table, with what leads into VPCs in the old one: no flow of theirs is cut."""
@@ -102,11 +110,10 @@ class RouterSide:
         self._root().nft.run(text + led, "the filter of root")
 
     def look(self) -> None:
-        """Look who else drops what uplinks forward; by setting, have them let it pass. Never raises."""
+        """Look who else drops what uplinks forward, by setting let it pass; and who needs forwarding. Never raises."""
         try:
-            found = self._root().inside(rootfilter.read)
-            if self._accept and self._open(found):
-                found = self._root().inside(rootfilter.read)
+            with self.locked():
+                found = self._look()
         except HostError as error:
             self.trouble = (f"whether others drop what is forwarded is not known: {error}",)
             return
@@ -116,6 +123,15 @@ class RouterSide:
             self.trouble += (
                 f"iptables-legacy has tables too ({tables}), and nft does not show them: iptables-legacy -S",
             )
+
+    def _look(self) -> RootFilter:
+        """What filters, after what we have put right in it."""
+        root = self._root()
+        found = root.inside(rootfilter.read)
+        if self._accept and self._open(found):
+            found = root.inside(rootfilter.read)
+        others.settle(root, found, self._for_us_alone())
+        return found
 
     def _open(self, found: RootFilter) -> bool:
         """Put our rules into the chains that drop; whether there are such."""
@@ -150,8 +166,7 @@ class RouterSide:
             found = root.inside(rootfilter.read)
         except HostError as error:
             return f"somebody, perhaps ({error})"
-        owners = (rootfilter.whose(found, chain) for chain in found.chains)
-        return next((owner for owner in owners if owner in rootfilter.FORWARDERS), "")
+        return rootfilter.forwarder(found)
 
     def _close(self, root: Netspace) -> None:
         """Take our rules out of chains of others; they are looked for whatever the setting says now."""

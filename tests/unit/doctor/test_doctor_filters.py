@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from lvagent.doctor.bystanders import bridged, underlay, uplinks
+from lvagent.doctor.bystanders import bridged, other_links, underlay, uplinks
 from lvagent.doctor.findings import Level
 from lvagent.errors import HostError
-from lvagent.host.rootfilter import RootFilter, parse
+from lvagent.host.rootfilter import RootFilter, forwarder, parse
 
 ON, OFF = {"iptables": 1, "ip6tables": 1}, {"iptables": 0, "ip6tables": 0}
 
@@ -151,3 +151,48 @@ def test_uplinks_are_told_of_who_drops_what_they_forward() -> None:
     assert [one.level for one in uplinks(opened, there=2)] == [Level.PASS]
     strange = filters(*DOCKER, rule("DOCKER-USER", *accept("iifname", "eth0")))
     assert [one.level for one in uplinks(strange, there=2)] == [Level.FAIL]
+
+
+def nat(hook: str, table: str = "nat") -> dict[str, Any]:
+    made = chain("hooked", hook, "accept", table=table)
+    made["chain"]["type"] = "nat"
+    return made
+
+
+@pytest.mark.parametrize(
+    ("objects", "who"),
+    [
+        ((), ""),
+        ((nat("postrouting"),), ""),  # as iptables leaves it, empty
+        ((nat("postrouting"), rule("hooked", {"masquerade": None}, table="nat")), "table ip nat, chain hooked"),
+        (
+            (nat("prerouting"), rule("hooked", {"dnat": {"addr": "10.0.0.2"}}, table="nat")),
+            "table ip nat, chain hooked",
+        ),
+        ((nat("postrouting"), rule("hooked", {"xt": None}, table="nat")), "table ip nat, chain hooked"),  # MASQUERADE
+        ((nat("output"), rule("hooked", {"dnat": {"addr": "10.0.0.2"}}, table="nat")), ""),
+        ((nat("postrouting", "lvagent"), rule("hooked", {"masquerade": None}, table="lvagent")), ""),
+        (DOCKER, "Docker"),
+        ((*UFW, *UFW_RULES), ""),
+        (FIREWALLD, ""),
+        ((chain("hooked", "forward", "accept", table="incus", family="inet"),), "Incus"),
+    ],
+)
+def test_who_needs_forwarding_shows_in_the_ruleset(objects: tuple[dict[str, Any], ...], who: str) -> None:
+    found = forwarder(filters(*objects))
+    assert who in found
+    assert bool(found) == bool(who)
+
+
+def test_whether_other_links_forward_is_told() -> None:
+    def told(*comments: str) -> list[str]:
+        rules = [rule("others", DROP, family="inet", table="lvagent") for _ in comments]
+        for one, comment in zip(rules, comments, strict=True):
+            one["rule"]["comment"] = comment
+        return [one.text for one in other_links(filters(chain("others", family="inet", table="lvagent"), *rules))]
+
+    assert list(other_links(filters())) == []
+    assert "may forward" in told()[0]
+    four, six = (f"forwarding is on for uplinks alone (IPv{version})" for version in (4, 6))
+    assert "forward no IPv4 and IPv6 to each other" in told(four, six)[0]
+    assert "forward no IPv6 to each other" in told(six)[0]
