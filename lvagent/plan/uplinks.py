@@ -71,6 +71,12 @@ class UplinkPolicy:
         six = {6} if mode is UplinkMode.NAT and self.ipv6 == "nat66" else set()
         return frozenset(four | six)
 
+    def as_is(self, mode: UplinkMode) -> frozenset[int]:
+        """The IP versions whose addresses go out as they are."""
+        if mode is UplinkMode.NONE:
+            return frozenset()
+        return frozenset({4, 6} - self.translated(mode) - ({6} if self.ipv6 == "none" else set()))
+
 
 @dataclass(frozen=True, slots=True)
 class Transit:
@@ -103,9 +109,7 @@ def prefixes(subnets: Iterable[Subnet]) -> list[Net]:
 
 def routable(mode: UplinkMode, subnets: Iterable[Net], policy: UplinkPolicy) -> set[Net]:
     """Those of a VPC's prefixes that are routed to it."""
-    if mode is UplinkMode.NONE:
-        return set()
-    as_is = {4, 6} - policy.translated(mode) - ({6} if policy.ipv6 == "none" else set())
+    as_is = policy.as_is(mode)
     return {net for net in subnets if net.version in as_is and any(within(net, wide) for wide in policy.routed)}
 
 
@@ -122,7 +126,7 @@ def _order(net: Net) -> tuple[int, int, int]:
 def check(
     vpc: str, mode: UplinkMode, subnets: Mapping[str, Net], others: Sequence[tuple[str, Net]], policy: UplinkPolicy
 ) -> None:
-    """Refuse prefixes that cannot go out.
+    """Refuse prefixes that cannot go out. One of IPv6 beside ``nat`` that may not be routed stays inside.
 
     :param subnets: of the VPC, by the path that an error names.
     :param others: other VPCs, each with a prefix that is routed to it.
@@ -130,15 +134,17 @@ def check(
     """
     if mode is UplinkMode.NONE:
         return
-    as_is = {4, 6} - policy.translated(mode) - ({6} if policy.ipv6 == "none" else set())
+    as_is = policy.as_is(mode)
     for path, net in subnets.items():
         for pool in policy.pools:
             if pool.version == net.version and net.overlaps(pool):
                 hint = "another prefix, or another uplink.pool_v4 or pool_v6 in the settings"
                 raise Conflict(f"{net} of {vpc} overlaps {pool}, the pool of uplinks", path=path, other=vpc, hint=hint)
-        if mode is not UplinkMode.ROUTED or net.version not in as_is:
+        if net.version not in as_is:
             continue
         if not any(within(net, wide) for wide in policy.routed):
+            if mode is not UplinkMode.ROUTED:
+                continue
             hint = f"uplink.routed in the settings allows {', '.join(map(str, policy.routed)) or 'none'}"
             raise Conflict(f"{net} of {vpc} may not be routed here", path=path, other=vpc, hint=hint)
         for other, taken in others:

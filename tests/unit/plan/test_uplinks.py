@@ -152,9 +152,10 @@ def test_an_address_of_no_pool_has_no_slot() -> None:
 # what cannot go out
 
 
-def check(mode: str, net: str, others: list[tuple[str, str]] = []) -> None:  # noqa: B006 - it is only read
+def check(mode: str, net: str, others: list[tuple[str, str]] = [], ipv6: str = "nat66") -> None:  # noqa: B006 - only read
     routed = [(vpc, ip_network(text)) for vpc, text in others]
-    uplinks.check(A, UplinkMode(mode), {"networks[0].ipv4": ip_network(net)}, routed, WAYS)
+    ways = dataclasses.replace(WAYS, ipv6=ipv6)
+    uplinks.check(A, UplinkMode(mode), {"networks[0].ipv4": ip_network(net)}, routed, ways)
 
 
 @pytest.mark.parametrize(
@@ -180,3 +181,12 @@ def test_other_prefixes_go() -> None:
     check("nat", "192.168.0.0/24", [("vpc-b", "192.168.0.0/24")])  # behind other addresses they never meet
     check("routed", "10.0.1.0/24", [("vpc-b", "10.0.0.0/24")])
     check("nat", "fd00:b::/64")
+    check("nat", "fd00:b::/64", ipv6="routed")  # but it is routed nowhere
+    check("nat", "fd00:a::/64", [("vpc-b", "fd00:a::/64")])
+
+
+def test_ipv6_that_is_routed_beside_translated_ipv4_goes_to_one_vpc() -> None:
+    check("nat", "fd00:a::/64", [("vpc-b", "fd00:a:1::/64")], ipv6="routed")
+    check("nat", "10.0.0.0/24", [("vpc-b", "10.0.0.0/24")], ipv6="routed")
+    with pytest.raises(Conflict, match="which is routed to vpc-b"):
+        check("nat", "fd00:a::/64", [("vpc-b", "fd00:a::/64")], ipv6="routed")
