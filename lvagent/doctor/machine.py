@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from lvagent.config import Settings
 from lvagent.doctor.findings import Finding, Kind, Repair, failed, passed, warned
-from lvagent.host.survey import Daemon, FileFacts, Space
+from lvagent.host.survey import PROBING, Daemon, FileFacts, Space
 from lvagent.host.survey_libvirt import LibvirtFacts, version_text
 
 OLDEST_KERNEL = (5, 12)
@@ -102,7 +102,8 @@ def kernel(host: Machine) -> Iterator[Finding]:
         yield failed("kernel", f"{host.release} is too old: mount_setattr(2) is missing", "Linux 5.12 or later")
     for name, refusal in host.features.items():
         if refusal:
-            yield failed(f"kernel: {name}", refusal, "load its module, or take a kernel that has it")
+            judged = warned if name == PROBING else failed
+            yield judged(f"kernel: {name}", refusal, "load its module, or take a kernel that has it")
         else:
             yield passed(f"kernel: {name}", "works")
 

@@ -21,6 +21,8 @@ from pathlib import Path
 from lvagent.config import FilterSettings
 from lvagent.errors import LvagentError
 from lvagent.host import beneath, daemons, kernel_filter, netns, sysctl
+from lvagent.host.entrance import Entrance
+from lvagent.host.netspace import Netspace, translated
 from lvagent.host.processes import began_at, parse_stat
 from lvagent.host.run import run
 
@@ -118,6 +120,10 @@ def kernel() -> str:
     return platform.release()
 
 
+PROBING = "tc ingress, u32, mirred: by these explain --live sends"
+"""The one feature without which only an answer is missing."""
+
+
 def features(limits: FilterSettings) -> dict[str, str]:
     """What the kernel must be able to do; empty: it can, else why not."""
     tries: dict[str, Callable[[], object]] = {
@@ -129,6 +135,7 @@ def features(limits: FilterSettings) -> dict[str, str]:
         "tun": lambda: os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)),
         "openat2": _openat2,
         "pidfd": lambda: os.close(os.pidfd_open(os.getpid())),
+        PROBING: lambda: netns.scratch(_entrance),
     }
     return {name: _refusal(attempt) for name, attempt in tries.items()}
 
@@ -145,6 +152,16 @@ def _refusal(attempt: Callable[[], object]) -> str:
 
 def _link(kind: str, *more: str) -> None:
     netns.scratch(lambda: run(["ip", "link", "add", "lvdoctor0", "type", kind, *more]))
+
+
+def _entrance() -> None:
+    with translated("a way in", "make"):
+        run(["ip", "link", "add", "lvdoctor0", "type", "bridge"])
+        space = Netspace("")
+        try:
+            Entrance(space, space.find(["lvdoctor0"])["lvdoctor0"]).close()
+        finally:
+            space.close()
 
 
 def _openat2() -> None:

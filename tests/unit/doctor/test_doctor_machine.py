@@ -10,7 +10,7 @@ import pytest
 from lvagent.config import Api, FabricSettings, Guests, Settings
 from lvagent.doctor.findings import Finding, Kind, Level, Repair, exit_code, failed, passed, repairs, unknown, warned
 from lvagent.doctor.machine import DAY, Folder, Machine, judge
-from lvagent.host.survey import Daemon, FileFacts, Space
+from lvagent.host.survey import PROBING, Daemon, FileFacts, Space
 from lvagent.host.survey_libvirt import LibvirtFacts
 
 HOOK = "/etc/libvirt/hooks/qemu.d/lvagent"
@@ -67,6 +67,7 @@ CASES: dict[str, tuple[dict[str, Any], Level, str, Repair | None]] = {
     "emulation": ({"accel": ("qemu", "software emulation: x")}, Level.WARN, "software emulation", None),
     "KVM that is not there": ({"kvm": ("qemu", "/dev/kvm cannot be opened")}, Level.FAIL, "cannot be opened", None),
     "old kernel": ({"release": "5.10.0-9-amd64"}, Level.FAIL, "too old", None),
+    "no probes": ({"features": {PROBING: "Operation not supported"}}, Level.WARN, "not supported", None),
     "no vxlan": ({"features": {"vxlan": "Unknown device type"}}, Level.FAIL, "Unknown device type", None),
     "br_netfilter": ({"bridge_calls": {}}, Level.WARN, "not loaded", None),
     "no hook": ({"hook": FileFacts("absent"), "hook_text": None}, Level.FAIL, "is not there", INSTALL),
