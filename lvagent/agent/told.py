@@ -89,7 +89,9 @@ class Told:
         """All VPCs, by name."""
         self._ready()
         networks = self._networks
-        return views.vpcs(self._index.all(), networks.policy, networks.transits(), networks.trouble())
+        return views.vpcs(
+            self._index.all(), networks.policy, networks.transits(), networks.trouble(), self._index.peerings
+        )
 
     def vpc(self, name: str) -> VpcView:
         """One VPC, with the flows that go by its uplink."""

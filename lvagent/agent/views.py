@@ -16,6 +16,7 @@ from lvagent.plan.uplinks import Transit
 from lvagent.plan.wanted import Policy
 from lvagent.spec import names
 from lvagent.spec.drift import differences
+from lvagent.spec.peerings import Peerings
 from lvagent.spec.status import (
     Drift,
     Place,
@@ -30,6 +31,8 @@ from lvagent.spec.status import (
 )
 from lvagent.spec.vm import Network, VmConfig
 from lvagent.spec.vpc import DEFAULT, UplinkMode
+
+_NONE = Peerings()
 
 
 def status(
@@ -93,6 +96,7 @@ def vpcs(
     policy: Policy,
     transits: Mapping[str, Transit] = MappingProxyType({}),
     trouble: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    peerings: Peerings = _NONE,
 ) -> tuple[VpcView, ...]:
     """Every VPC with its subnets and VMs, by name; also one that has a wish and no VM.
 
@@ -109,7 +113,7 @@ def vpcs(
         gateways = [gateway for one in view.subnets for gateway in (one.gateway_v4, one.gateway_v6) if gateway]
         common = trouble.get("", ()) if view.vms and policy.mode(name) is not UplinkMode.NONE else ()
         uplink = _uplink(name, gateways, policy, transits.get(name), (*trouble.get(name, ()), *common))
-        found.append(dataclasses.replace(view, uplink=uplink))
+        found.append(dataclasses.replace(view, uplink=uplink, peers=peerings.of(name)))
     return tuple(found)
 
 

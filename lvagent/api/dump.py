@@ -130,6 +130,7 @@ def vpc(view: VpcView) -> Json:
         },
         "metadata": "on" if view.metadata else "off",
         "sessions": None if view.sessions is None else _sessions(view.sessions),
+        "peers": list(view.peers),
     }
 
 

@@ -250,14 +250,14 @@ class Limited:
     def vpcs(self) -> Sequence[VpcView]:
         """His VPCs, with those of the VMs in them that are his."""
         mine = {one.spec.id for one in self.vms()}
-        return tuple(narrow_vpc(one, mine) for one in self._agent.vpcs() if self._caller.sees({one.name}))
+        return tuple(narrow_vpc(one, mine, self._caller) for one in self._agent.vpcs() if self._caller.sees({one.name}))
 
     def vpc(self, name: str) -> VpcView:
         """One VPC of his."""
         if not self._caller.sees({name}):
             raise NotFound("vpc", name)
         mine = {one.spec.id for one in self.vms()}
-        return narrow_vpc(self._agent.vpc(name), mine)
+        return narrow_vpc(self._agent.vpc(name), mine, self._caller)
 
     def put_vpc(self, vpc: str, config: VpcConfig) -> VpcView:
         """Want something of a VPC of his."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from lvagent.spec.access import Caller
 from lvagent.spec.status import SessionsView, SubnetView, VpcView
 
 
@@ -15,14 +16,15 @@ def narrow_subnet(view: SubnetView, mine: set[str]) -> SubnetView:
     return dataclasses.replace(view, vms=tuple(vm for vm in view.vms if vm in mine))
 
 
-def narrow_vpc(view: VpcView, mine: set[str]) -> VpcView:
-    """A VPC with his VMs alone, and nothing of the host."""
+def narrow_vpc(view: VpcView, mine: set[str], caller: Caller) -> VpcView:
+    """A VPC with his VMs alone, without VPCs that he does not see, and nothing of the host."""
     subnets = tuple(narrow_subnet(one, mine) for one in view.subnets)
     trouble = ("something on the host is in its way: ask who runs it",) if view.uplink.trouble else ()
     uplink = dataclasses.replace(view.uplink, trouble=trouble)
     vms = tuple(vm for vm in view.vms if vm in mine)
     flows = None if view.sessions is None else narrow_sessions(view.sessions, mine)
-    return dataclasses.replace(view, subnets=subnets, vms=vms, uplink=uplink, sessions=flows)
+    peers = tuple(one for one in view.peers if caller.sees({one}))
+    return dataclasses.replace(view, subnets=subnets, vms=vms, uplink=uplink, sessions=flows, peers=peers)
 
 
 def narrow_sessions(view: SessionsView, mine: set[str]) -> SessionsView:

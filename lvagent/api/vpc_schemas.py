@@ -101,6 +101,7 @@ def vpc_schemas() -> dict[str, Json]:
                 "uplink": UPLINK,
                 "metadata": {"type": "string", "enum": ["on", "off"], "description": "whether metadata is served"},
                 "sessions": SESSIONS,
+                "peers": texts_schema("the VPCs with which it is peered"),
             },
         ),
     }

@@ -117,6 +117,7 @@ def _print_vpc(session: Session, found: Json) -> None:
             "dns": uplink["forwarders"],
             "metadata": found["metadata"],
             "trouble": uplink["trouble"],
+            "peers": found["peers"],
             "vms": found["vms"],
         }
     )

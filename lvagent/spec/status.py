@@ -217,7 +217,8 @@ class SessionsView:
 class VpcView:
     """A VPC with its subnets. ``netns``: the name of its namespace. ``settings``: its wish, as it was put.
 
-    ``metadata``: whether it is served. ``sessions``: None: it has no uplink, or they were not asked for.
+    ``metadata``: whether it is served. ``sessions``: None: it has no uplink, or they were not asked for. ``peers``: the
+    VPCs with which it is peered.
     """
 
     name: str
@@ -229,6 +230,7 @@ class VpcView:
     uplink: UplinkView = UplinkView("none")
     metadata: bool = True
     sessions: SessionsView | None = None
+    peers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,7 @@ def test_its_life(host: LabHost) -> None:
     assert routes(host, A) == {"10.0.1.0/24", "fd00:a:0:1::/64"}
     assert routes(host, B) == {"10.0.0.0/24", "fd00:a::/64"}
     assert host.api("GET", "/v1/peerings").json["items"] == [shown]
+    assert host.api("GET", f"/v1/vpcs/{B}").json["peers"] == [A]
     assert host.run(["lvagent", "peering", "ls"]).stdout.split()[4:7] == [A, B, "up"]
     assert host.api("PUT", PAIR).status == 200
     there = links(host)

@@ -299,6 +299,7 @@ class FakeAgent:
                 vms=tuple(status.spec.id for status in self.vms() if vpc in status.spec.vpcs),
                 settings=self.configs.get(vpc, DEFAULT),
                 uplink=self._uplink(vpc),
+                peers=Peerings(self.peers.there).of(vpc),
             )
             for vpc in sorted({*(subnet.vpc for subnet in subnets), *self.configs})
         )

@@ -52,6 +52,13 @@ def silent(answer: TestResponse) -> bool:
     return not any(word in answer.text for word in THEIR_WORDS)
 
 
+def test_of_peers_he_is_told_those_that_are_his(mine: FlaskClient, admin: FlaskClient) -> None:
+    assert admin.put(f"/v1/peerings/{A}/{B}").status_code == 201
+    assert admin.get(f"/v1/vpcs/{A}").json["peers"] == [B]
+    assert [one["peers"] for one in mine.get("/v1/vpcs").json["items"]] == [[]]
+    assert silent(mine.get(f"/v1/vpcs/{A}"))
+
+
 def test_lists_have_what_is_his(mine: FlaskClient) -> None:
     vms, vpcs, subnets = (mine.get(f"/v1/{what}").json["items"] for what in ("vms", "vpcs", "subnets"))
     assert [one["id"] for one in vms] == [MINE]

@@ -224,6 +224,7 @@ def test_networks_and_images(client: FlaskClient) -> None:
         },
         "metadata": "on",
         "sessions": None,
+        "peers": [],
     }
     assert client.get("/v1/vpcs").json == {"items": [vpc], "next": None}
     assert client.get("/v1/vpcs/vpc-aaaaaaaaaa").json == vpc
