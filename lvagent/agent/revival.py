@@ -6,7 +6,8 @@ lock, by what libvirt says then. So it does not matter how often that is said, n
 * It crashed: started again, as its ``restart`` says.
 * Its guest shut itself down: with ``restart: always`` the same; else that is its wish from now on, so that neither the
   sweep nor a boot of the host starts it. Not while the host itself goes down: then its guests are shut down, too.
-* Whatever else ended it (``virsh destroy``, a save, a migration): it stays as it is, and its wish, too.
+* It migrated away, and its definition stayed here: it runs elsewhere, with the same disks. Its wish is to be stopped.
+* Whatever else ended it (``virsh destroy``, a save): it stays as it is, and its wish, too.
 
 A try takes the same way as a start that somebody asks for.
 """
@@ -31,7 +32,7 @@ from lvagent.agent.timeline import Timeline
 from lvagent.agent.trace import Trace
 from lvagent.agent.vms import Vms
 from lvagent.errors import LvagentError, NotFound, Unavailable
-from lvagent.host.libvirt import BY_GUEST, DomainState
+from lvagent.host.libvirt import AWAY, BY_GUEST, DomainState
 from lvagent.spec.status import Action, State
 
 log = logging.getLogger(__name__)
@@ -194,16 +195,17 @@ class Revival:
     def _ended(self, entry: Entry, state: DomainState) -> None:
         vm, crashed, shut_down = entry.spec.id, state.state is State.CRASHED, state.reason == BY_GUEST
         again = (crashed or shut_down) and restart.covers(entry.spec.restart, crashed=crashed)
-        if not again and not shut_down:
+        away = state.reason == AWAY
+        if not again and not shut_down and not away:
             return
-        if self._going_down():
+        if self._going_down() and not away:
             log.info("%s: %s while the host goes down", vm, state.reason)
         elif again:
             self._count(vm, state.reason)
         else:
             self._vms.confirm(vm)
             self._power.wish(vm, "stopped")
-            log.info("%s: its guest shut it down; it stays so", vm)
+            log.info("%s: %s; it stays so", vm, state.reason)
 
     def _count(self, vm: str, reason: str) -> None:
         now = self._clock()

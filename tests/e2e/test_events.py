@@ -375,11 +375,11 @@ def other_host(fresh_lab: Callable[[], LabHost]) -> LabHost:
     return host
 
 
-def migrate(source: LabHost, target: LabHost) -> None:
+def migrate(source: LabHost, target: LabHost, *more: str) -> None:
     """Live, with the definition, over a socket in a folder that both see."""
     with tempfile.TemporaryDirectory(prefix="lvagent-migration-", dir="/var/tmp") as folder:
         os.chmod(folder, 0o777)  # qemu's account makes the socket
-        virsh = ["virsh", "-q", "-c", source.libvirt_uri, "migrate", "--live", "--persistent", "--undefinesource", VM]
+        virsh = ["virsh", "-q", "-c", source.libvirt_uri, "migrate", "--live", "--persistent", *more, VM]
         over = [target.libvirt_uri, "--migrateuri", f"unix://{folder}/socket"]
         subprocess.run([*virsh, *over], check=True, capture_output=True, timeout=60)
 
@@ -390,7 +390,7 @@ def test_a_live_migration_there_and_back(watched: Watched, other_host: LabHost) 
     watched.made()
     there = Watched(other_host)
     with watched.stream() as left, there.stream() as came:
-        migrate(watched.lab, other_host)
+        migrate(watched.lab, other_host, "--undefinesource")
         for event in ("suspended", "stopped"):
             left.wait("lifecycle", told(event=event, detail="migrated"))
         left.wait("migration-iteration")
@@ -400,9 +400,12 @@ def test_a_live_migration_there_and_back(watched: Watched, other_host: LabHost) 
         came.wait("state", told(state="running", reason="migrated"))
         assert (came.states()[0], "failed" in came.states()) == ("pending", False)
     assert "t0000000001-0" in other_host.run(["ip", "-n", A, "-br", "link"]).stdout
-    assert watched.lab.api("POST", "/v1/sweep").status == 200
+    assert [lab.api("POST", "/v1/sweep").status for lab in (watched.lab, other_host)] == [200, 200]
     assert (watched.lab.api("GET", f"/v1/vms/{VM}").status, A in watched.lab.namespaces()) == (404, False)
     migrate(other_host, watched.lab)
     watched.state("running")
     assert (watched.vm()["reason"], watched.vm()["drift_details"]) == ("migrated", [])
+    there.state("stopped")  # its definition stayed, and must not be started beside the one that runs
+    there.until(lambda: there.vm()["wanted"] == "stopped")
+    assert other_host.api("DELETE", f"/v1/vms/{VM}").status == 204
     assert "t0000000001-0" in watched.lab.run(["ip", "-n", A, "-br", "link"]).stdout

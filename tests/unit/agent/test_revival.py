@@ -10,7 +10,7 @@ import pytest
 from lvagent.agent.core import Agent
 from lvagent.agent.news import Follower
 from lvagent.errors import HostError, LvagentError, Unavailable
-from lvagent.host.libvirt import BY_GUEST
+from lvagent.host.libvirt import AWAY, BY_GUEST
 from lvagent.observe.intake import Batch, Event
 from lvagent.render.element import parse_element
 from lvagent.spec.status import Action, State
@@ -191,11 +191,21 @@ def test_one_that_always_runs_is_started_again_after_a_shutdown(host: FakeHost) 
     story.agent.close()
 
 
-@pytest.mark.parametrize("reason", ["stopped", "saved", "migrated away", "could not be started", ""])
+@pytest.mark.parametrize("reason", ["stopped", "saved", "could not be started", ""])
 def test_what_others_did_is_left_as_it_is(story: Story, reason: str) -> None:
     story.end(State.STOPPED, reason)
     story.after(100)
     assert (story.state, story.power) == ((State.STOPPED, "running"), "running")
+
+
+@pytest.mark.parametrize("going_down", [False, True])
+def test_one_that_runs_elsewhere_is_not_to_run_here(host: FakeHost, going_down: bool) -> None:
+    story = Story(host, restart="always")
+    story.host.going_down = going_down
+    story.end(State.STOPPED, AWAY)
+    story.after(100)
+    assert (story.state, story.power) == ((State.STOPPED, "stopped"), "stopped")
+    story.agent.close()
 
 
 @pytest.mark.parametrize(("state", "reason"), [(State.STOPPED, BY_GUEST), (State.CRASHED, CRASH)])
