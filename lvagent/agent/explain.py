@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lvagent.agent.index import Entry, Index
 from lvagent.agent.networks import Networks
-from lvagent.errors import NotFound
+from lvagent.errors import Conflict, NotFound
 from lvagent.plan.explain.facts import Facts
 from lvagent.plan.explain.probe import probe
 from lvagent.plan.explain.walk import explain
@@ -26,6 +26,7 @@ class Explainer:
         """Walk the way of a flow's first packet; with ``live``, send it too.
 
         :raise NotFound: a VM that it names is not there.
+        :raise Conflict: what is wanted of what it passes cannot be read.
         :raise SpecError: it is one of which nothing can be said.
         :raise HostError: it could not be sent.
         """
@@ -33,8 +34,22 @@ class Explainer:
         for vm in (flow.origin, flow.target):
             if isinstance(vm, str) and names.VM_ID.match(vm) and vm not in facts.vms:
                 raise NotFound("vm", vm)
+        self._check_read(flow, facts)
         walk = explain(flow, facts)
         return Explained(walk, self._live(walk, facts) if live else None)
+
+    def _check_read(self, flow: Flow, facts: Facts) -> None:
+        """Refuse to walk by a wish that cannot be read: its part stands as it stood, and is not known here."""
+        ends = [facts.vms[vm] for vm in (flow.origin, flow.target) if isinstance(vm, str) and vm in facts.vms]
+        if len(ends) == 2 and set(ends[0].vpcs) & set(ends[1].vpcs):
+            return
+        networks = self._networks
+        unread = [f"the way out of {vpc}" for end in ends for vpc in end.vpcs if vpc in networks.configs.broken()]
+        unread += [f"what is published of {end.id}" for end in ends if end.id in networks.ports.broken()]
+        unread += [f"where {one} leads" for one in networks.floating.broken() if one == str(flow.target)]
+        if unread:
+            hint = "mend the file (the log names it), or put it again; what is there stays as it is meanwhile"
+            raise Conflict(f"{unread[0]} is not known: its file cannot be read", hint=hint)
 
     def sessions(self, vpc: str) -> SessionsView | None:
         """The flows that go by a VPC's uplink now; None: it has none.

@@ -298,7 +298,7 @@ ROUTES: tuple[Route, ...] = (
         "Whether a flow is allowed, and what decides: the way of its first packet, as the wishes say it goes.",
         explain.explain,
         (Reply(200, "The walk.", "Explained"),),
-        (404,),
+        (404, 409),
         query=explain.QUERY,
     ),
     Route(

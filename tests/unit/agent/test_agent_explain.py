@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from lvagent.agent.core import Agent
-from lvagent.errors import NotFound
+from lvagent.errors import Conflict, NotFound
 from lvagent.host.probe import Seen
+from lvagent.host.wishes import WishFiles
 from lvagent.plan.sessions import KeptFlow, Tuple
+from lvagent.spec import names
 from lvagent.spec.flow import Live, parse_flow
 from lvagent.spec.parse import parse_vm
 from lvagent.spec.status import Action, SessionsView, VmSessions
@@ -51,6 +53,20 @@ def test_a_walk_over_what_is_known_touches_nothing(fake: FakeHost, agent: Agent)
     for flow in (parse_flow("i-0000000009", TWO, "tcp", 22), parse_flow(ONE, "i-0000000009", "tcp", 22)):
         with pytest.raises(NotFound):
             agent.explain(flow)
+
+
+def test_of_a_wish_that_cannot_be_read_nothing_is_said(fake: FakeHost, agent: Agent, tmp_path: Path) -> None:
+    out = parse_flow(ONE, "198.51.100.10", "tcp", 80)
+    assert agent.explain(out).walk.allowed
+    (tmp_path / "vpcs").mkdir()
+    (tmp_path / "vpcs" / f"{A}.json").write_text("{")
+    fake.wishes = WishFiles(tmp_path / "vpcs", names.VPC_NAME)
+    again = fake.agent()
+    assert again.explain(SSH).walk.allowed  # does not leave the VPC
+    with pytest.raises(Conflict, match=f"the way out of {A} is not known: its file cannot be read"):
+        again.explain(out)
+    again.put_vpc(A, VpcConfig(uplink=UplinkMode.NAT))
+    assert again.explain(out).walk.allowed
 
 
 def test_the_host_agrees_or_does_not(fake: FakeHost, agent: Agent) -> None:
