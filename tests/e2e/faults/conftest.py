@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.conftest import IMAGES
 from tests.e2e.faults.faulty import Faulty
-from tests.e2e.faults.operations import A, B, first, second
+from tests.e2e.faults.operations import FLOAT, A, B, first, second
 from tests.lab.host import LabHost
 
 
@@ -26,5 +26,7 @@ def faulty() -> Iterator[Faulty]:
         found.clear()
         assert [found.put(first()), found.put(second())] == [201, 200]  # every VPC was there once: lock files stay
         assert found.peer("PUT", A, B) == 201  # the folder of such wishes stays too
+        opened = [found.want(A, {"uplink": "nat"}), found.publish(8080), found.float(FLOAT)]
+        assert opened == [200, 200, 200]  # and those of these
         found.clear()
         yield found
