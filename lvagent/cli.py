@@ -20,6 +20,7 @@ COMMANDS = {
     "sweep": ("lvagent.commands.strays:sweep", "Compare all that is there with all that is wanted, now."),
     "plan": ("lvagent.commands.plan:plan", "Show what making a VM would do; touches nothing."),
     "events": ("lvagent.commands.events:events", "Show what happens to VMs, as it happens."),
+    "metrics": ("lvagent.commands.metrics:metrics", "Show what is measured, as Prometheus reads it."),
     "image": ("lvagent.commands.image:group", "Build and list the images volumes are made from."),
     "token": ("lvagent.commands.token:group", "Make, list and revoke tokens for the API over TCP."),
     "audit": ("lvagent.commands.audit:audit", "Show who changed what over the API."),

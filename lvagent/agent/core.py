@@ -13,6 +13,7 @@ from lvagent.agent.bound import Bound
 from lvagent.agent.edits import Settler
 from lvagent.agent.healer import Healer
 from lvagent.agent.index import Entry, Phase
+from lvagent.agent.measures import Standing
 from lvagent.agent.outside import Outside
 from lvagent.agent.parts import Parts as Parts
 from lvagent.agent.peering import Peers
@@ -30,6 +31,8 @@ from lvagent.errors import Conflict, LvagentError, NotFound, Unavailable
 from lvagent.host import memory
 from lvagent.host.processes import Qemus
 from lvagent.memo import forget_unasked
+from lvagent.plan.wanted import Policy
+from lvagent.spec.metrics import Metrics
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.status import (
     Action,
@@ -89,7 +92,7 @@ class Agent(Outside):
         self.happened = self._witness.happened
         self.observe = self._witness.observe
         self.plugger = Plugger(parts.index, parts.networks, parts.volumes, self._beside, parts.timeline)
-        self.heal = Healer(parts.index, parts.networks).heal
+        self.heal = Healer(parts.index, parts.networks, lambda where: self.tally.healed.note((where,))).heal
         self.peers = Peers(parts.index, parts.networks, parts.peerings, self._ready)
         self._swept = threading.Event()
         self._sweeping = threading.Lock()
@@ -188,12 +191,12 @@ class Agent(Outside):
 
     # what is told
 
-    def _status(self, entry: Entry) -> VmStatus:
+    def _status(self, entry: Entry, policy: Policy | None = None) -> VmStatus:
         vm = entry.spec.id
         active = entry.domain is not None and entry.domain.active
         return views.status(
             entry,
-            self._networks.policy,
+            policy or self._networks.policy,
             self._index.stale_since,
             process=self._qemus.of(vm) if active else None,
             failure=None if active else self.revival.failure(vm),
@@ -266,6 +269,11 @@ class Agent(Outside):
         ready = all(answer == "ok" for _, answer in checks)
         return Readiness(ready, (*checks, ("removals", self._bound.trouble or "ok")))  # it serves all the same
 
+    def metrics(self) -> Metrics:
+        """All that is measured, as it is known by now; also before the agent is ready, and while libvirtd hangs."""
+        ready, held, strays = self.readiness().ready, bool(self.held), self._strays.known
+        return self._measures.metrics(Standing(ready, held, strays, self.news.told, self.news.waiting, self._status))
+
     @property
     def trouble(self) -> str:
         """Why the last sweep that failed did."""
@@ -308,23 +316,29 @@ class Agent(Outside):
     def sweep(self, *, force: bool = False) -> bool:
         """One pass over everything; whether it could be done (libvirt could be read)."""
         with self._sweeping:
-            try:
-                self.peers.load()
-                self._recovery.sweep(force=force)
-                forget_unasked()  # it has asked for all that there is
-                self._swept.set()
-                self._look_out()
-            except LvagentError as error:
-                self._trouble = str(error)
-                log.warning("sweep: %s", error)
-                return False
-            except Exception:
-                log.exception("sweep")
-                self._trouble = "the sweep failed, see the log"
-                return False
-            self._look_for_strays()
-            memory.trim()
-            return True
+            begun = time.monotonic()
+            done = self._sweep(force=force)
+            self._measures.swept(done=done, seconds=time.monotonic() - begun)
+            return done
+
+    def _sweep(self, *, force: bool) -> bool:
+        try:
+            self.peers.load()
+            self._recovery.sweep(force=force)
+            forget_unasked()  # it has asked for all that there is
+            self._swept.set()
+            self._look_out()
+        except LvagentError as error:
+            self._trouble = str(error)
+            log.warning("sweep: %s", error)
+            return False
+        except Exception:
+            log.exception("sweep")
+            self._trouble = "the sweep failed, see the log"
+            return False
+        self._look_for_strays()
+        memory.trim()
+        return True
 
     def _look_out(self) -> None:
         entries = self._index.all()
@@ -361,6 +375,7 @@ class Agent(Outside):
         """Wait for what is under way and close what is open; VMs and VPCs stay."""
         self.revival.close()
         self._witness.close()
+        self._measures.close()
         self._strays.close()
         self._vms.close()
         self._beside.shutdown(wait=True)

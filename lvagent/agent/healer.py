@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
@@ -13,9 +14,13 @@ log = logging.getLogger(__name__)
 
 
 class Healer:
-    """Brings filters back. Before the first sweep nothing is known of what is wanted, and it does nothing."""
+    """Brings filters back. Before the first sweep nothing is known of what is wanted, and it does nothing.
 
-    def __init__(self, index: Index, networks: Networks) -> None:
+    :param told: is told where: ``vpc``, ``root`` or ``fabric``.
+    """
+
+    def __init__(self, index: Index, networks: Networks, told: Callable[[str], None] = lambda _where: None) -> None:
+        self._told = told
         self._index = index
         self._networks = networks
 
@@ -28,8 +33,10 @@ class Healer:
             if not self._index.loaded:
                 return
             if name in self._index.vpcs():
+                self._told("vpc")
                 self._networks.heal(name)
             elif not names.VPC_NAME.match(name):
+                self._told("fabric" if name else "root")
                 if not name:
                     self._networks.heal_router()
                 if name == self._networks.policy.fabric:

@@ -40,11 +40,12 @@ log = logging.getLogger(__name__)
 class Applied:
     """What came of bringing a VPC to what is wanted.
 
-    ``excess``: how many objects of it nobody wants. ``apart``: the VPCs to which its link is not as it should be.
+    ``excess``: objects that nobody wants. ``made``: those that were. ``apart``: VPCs to which its link is not right.
     """
 
     excess: int
     apart: frozenset[str] = frozenset()
+    made: int = 0
 
 
 class Networks:
@@ -71,6 +72,8 @@ class Networks:
         self.ports = ports or PortWishes()
         self.floating = floating or FloatWishes()
         self.locks = VpcLocks(locks)
+        self.carried, self.room = wires.carried, wires.room
+        self.repaired = 0  # objects that sweeps made
         self.links = Links(index, wires, self.locks)
         self.counters = Counters(wires.counted)
         self._services = Services(wires, dhcp, metadata, lambda: self.policy)
@@ -237,6 +240,7 @@ class Networks:
                 return 0 if unknown else max(1, len(self.leftovers.excess(vpc, there, members)))
             with self.locks.wires(vpc):
                 applied = self._apply(vpc, remove=False)
+            self.repaired += applied.made
             members = self._index.members(vpc)
             if members:
                 self._services.bring(vpc, members)
@@ -312,9 +316,9 @@ class Networks:
             self._wires.ensure(steps.ensure, gone)
             point("network.made")
         if not self._index.loaded:
-            return Applied(0 if unknown else len(steps.remove))
+            return Applied(0 if unknown else len(steps.remove), made=len(steps.ensure))
         apart = (*new, *(old if stale and not unknown else ()))
-        return Applied(0 if unknown else len(whole.remove), frozenset(one.other for one in apart))
+        return Applied(0 if unknown else len(whole.remove), frozenset(one.other for one in apart), len(steps.ensure))
 
     def tidy_fabric(self) -> None:
         """Take away what of the underlay side no member of any VPC crosses."""

@@ -86,6 +86,11 @@ class Follower:
             self._changed.notify_all()
 
     @property
+    def waiting(self) -> int:
+        """How many items wait for him."""
+        return len(self._items)
+
+    @property
     def overrun(self) -> bool:
         """Whether he did not keep up: what still waits he gets, then nothing."""
         return self._overrun and not self._items
@@ -172,6 +177,18 @@ class News:
         """Forget a follower; one who is not there is fine."""
         with self._lock:
             self._followers.discard(follower)
+
+    @property
+    def told(self) -> int:
+        """How many items there were until now."""
+        return self._last
+
+    @property
+    def waiting(self) -> tuple[int, ...]:
+        """For each follower, how many items wait for him."""
+        with self._lock:
+            followers = tuple(self._followers)
+        return tuple(one.waiting for one in followers)
 
     def close(self) -> None:
         """End for every follower at once."""

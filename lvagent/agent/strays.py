@@ -105,6 +105,11 @@ class Strays:
         why = "no VM has it; it is never removed by the agent"
         return [LooseObject("volume", path, why) for path in self._index.unshared("", self._volumes.files())]
 
+    @property
+    def known(self) -> int:
+        """How many stray processes there were when last looked."""
+        return len(self._seen)
+
     # what is done
 
     def sweep(self) -> None:

@@ -27,6 +27,9 @@ QUEUED = 4096
 CONSOLE_BYTES = 2048
 """How much of the serial console is kept when a VM ended badly."""
 
+FIRST = "first"
+"""The kind of a state that was there before the agent looked: an entry ``state``, or none."""
+
 QUIET_ENDS = ("stopped", "shut down by the guest", "saved", "migrated away")
 """Reasons of an end that somebody wanted."""
 
@@ -73,6 +76,10 @@ class Timeline:
         self._console = console
         self._queue: queue.Queue[_Note | threading.Event | None] = queue.Queue(QUEUED)
         self._vpcs: dict[str, tuple[str, ...]] = {}
+        self.noted: Callable[[str], None] = lambda _kind: None
+        """Is told the kind of each entry; must neither wait nor raise, as ``ended``."""
+        self.ended: Callable[[str, str, BaseException | None, float], None] = lambda _vm, _what, _error, _seconds: None
+        """Is told of the end of each operation: of which VM, what, with which error, and the seconds that it took."""
         self._writer = threading.Thread(target=self._write, name="timeline", daemon=True)
         self._writer.start()
 
@@ -89,6 +96,8 @@ class Timeline:
 
     def _put(self, note: _Note) -> None:
         """Into the queue, if there is room."""
+        if note.kind != FIRST:
+            self.noted(note.kind)
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(note)
 
@@ -100,6 +109,7 @@ class Timeline:
         """
         known = tuple(vpcs) or self._vpcs.get(vm, ())
         self._vpcs[vm] = known
+        begun = time.monotonic()
         try:
             yield
         except BaseException as error:
@@ -107,8 +117,10 @@ class Timeline:
             if isinstance(error, LvagentError):
                 told = {"error": str(error), "hint": error.hint, "phase": error.phase, "type": error.kind}
             self._end(vm, {"what": what, "outcome": "failed", **told, "ms": _ms(trace.phases)}, known)
+            self.ended(vm, what, error, time.monotonic() - begun)
             raise
         self._end(vm, {"what": what, "outcome": "done", "ms": _ms(trace.phases)}, known)
+        self.ended(vm, what, None, time.monotonic() - begun)
 
     def _end(self, vm: str, detail: Detail, known: tuple[str, ...]) -> None:
         """The end of an operation; after a delete nobody else may know any more in which VPCs it was."""
@@ -128,7 +140,7 @@ class Timeline:
         elif after.phase is Phase.CREATING and not after.domain.active:
             pass  # it was just defined
         elif there is None or (there.state, there.reason) != (after.domain.state, after.domain.reason):
-            kind = "first" if before is None else "state"
+            kind = FIRST if before is None else "state"
             self.record(vm, kind, {"state": str(after.domain.state), "reason": after.domain.reason})
         if after.error and (before is None or before.error != after.error):
             self.record(vm, "error", {"error": after.error})
@@ -156,7 +168,7 @@ class Timeline:
 
     def _keep(self, note: _Note) -> None:
         kind = note.kind
-        if kind == "first":  # the agent has just begun: told only if it is news since the one before
+        if kind == FIRST:  # the agent has just begun: told only if it is news since the one before
             known = next((one for one in reversed(self._pages.read(note.vm)) if one.get("kind") == "state"), None)
             if known is not None and known.get("detail") == note.detail:
                 return

@@ -10,6 +10,7 @@ from lvagent.agent import views
 from lvagent.agent.explain import Explainer
 from lvagent.agent.index import Entry
 from lvagent.agent.lookout import Lookout
+from lvagent.agent.measures import Measures
 from lvagent.agent.parts import Parts
 from lvagent.errors import NotFound
 from lvagent.host import files
@@ -28,10 +29,19 @@ class Told:
         self._timeline = parts.timeline
         self._lookout = Lookout(parts.networks, parts.timeline)
         self._explainer = Explainer(parts.index, parts.networks)
-        self._index.watch = parts.timeline.changed
+        self._measures = Measures(parts.index, parts.networks)
+        self.tally = self._measures.tally
+        parts.timeline.ended = self._measures.ended
+        parts.timeline.noted = lambda kind: self.tally.happened.note((kind,))
+        self._index.watch = self._changed
 
     def _ready(self) -> None:
         """Refuse what needs the first sweep; the agent says when."""
+
+    def _changed(self, before: Entry | None, after: Entry | None) -> None:
+        """See ``Index.watch``."""
+        self._measures.lives.changed(before, after)
+        self._timeline.changed(before, after)
 
     def _entry(self, vm: str) -> Entry:
         entry = self._index.get(vm)

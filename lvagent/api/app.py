@@ -16,6 +16,7 @@ from http import HTTPStatus
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
+from lvagent.agent.tally import Tally
 from lvagent.api import problems
 from lvagent.api.contract import Answer, Call, Route, check_media
 from lvagent.api.doors import Door, SocketDoor
@@ -234,11 +235,19 @@ def _add_gate(app: Flask, routes: Sequence[Route], parts: Parts) -> None:
         if request.method == "OPTIONS" and not response.is_json:
             del response.headers["Content-Type"]  # there is no body
         _log(g.trail, response.status_code)
+        _count(parts.agent.tally, by_name.get(g.trail.route), response.status_code)
         parts.recorder.record(g.trail, response.status_code)
         return response
 
     app.before_request(enter)
     app.after_request(leave)
+
+
+def _count(tally: Tally, route: Route | None, status: int) -> None:
+    """Count a request: by the path of its route as the document has it, and never by a word that its caller chose."""
+    path, method = ("other", "other") if route is None else (route.path, route.method)
+    tally.requests.note((path, method), g.trail.ms / 1000)
+    tally.answers.note((path, method, f"{status // 100}xx"))
 
 
 def _check_role(role: Role, needed: Role) -> None:

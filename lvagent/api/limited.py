@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 
 from lvagent.agent.news import Item, News
+from lvagent.api.limited_host import LimitedHost
 from lvagent.api.limited_peers import LimitedPeers
 from lvagent.api.narrow import narrow_subnet, narrow_vpc
 from lvagent.api.operations import Operation, OperationView
@@ -26,11 +27,9 @@ from lvagent.spec.publications import Floating, Publication
 from lvagent.spec.status import (
     Action,
     FirewallView,
-    ImageView,
     LookView,
     Plan,
     PutResult,
-    Readiness,
     Settling,
     SubnetView,
     TimelineEntry,
@@ -38,7 +37,6 @@ from lvagent.spec.status import (
     VpcView,
     named,
 )
-from lvagent.spec.strays import StraysView, StrayView, SweepView
 from lvagent.spec.vm import VmConfig
 from lvagent.spec.vpc import VpcConfig
 
@@ -87,12 +85,8 @@ def shown_item(agent: Agent, item: Item) -> Item | None:
     return agent.shown_item(item) if isinstance(agent, Limited) else item
 
 
-class Limited:
+class Limited(LimitedHost):
     """See ``api.protocol.Agent``."""
-
-    def __init__(self, agent: Agent, caller: Caller) -> None:
-        self._agent = agent
-        self._caller = caller
 
     @property
     def news(self) -> News:
@@ -318,41 +312,6 @@ class Limited:
     def peers(self) -> Peers:
         """The peerings of his VPCs."""
         return LimitedPeers(self._agent.peers, self._caller, lambda text: VEILED if self._foreign(text) else text)
-
-    # the host
-
-    def strays(self) -> StraysView:
-        """The host's strays, which are nobody's who is limited to VPCs."""
-        self._check_host()
-        return self._agent.strays()
-
-    def kill_stray(self, pid: int, identity: str) -> StrayView:
-        """As ``strays``."""
-        self._check_host()
-        return self._agent.kill_stray(pid, identity)
-
-    def sweep_now(self, *, force: bool) -> SweepView:
-        """A sweep is of the whole host."""
-        self._check_host()
-        return self._agent.sweep_now(force=force)
-
-    def _check_host(self) -> None:
-        """See that the caller may have to do with what is in no VPC.
-
-        :raise Forbidden: he may not.
-        """
-        if not self._caller.sees(()):
-            raise Forbidden("this is of the whole host; the token is limited to some VPCs")
-
-    # what is everybody's
-
-    def images(self) -> Sequence[ImageView]:
-        """The images; they are everybody's."""
-        return self._agent.images()
-
-    def readiness(self) -> Readiness:
-        """Whether the agent can serve."""
-        return self._agent.readiness()
 
     # errors
 

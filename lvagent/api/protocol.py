@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from lvagent.agent.news import News
+from lvagent.agent.tally import Tally
 from lvagent.spec.flow import Explained, Flow
+from lvagent.spec.metrics import Metrics
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.peerings import PeeringView
 from lvagent.spec.publications import Floating, Publication
@@ -54,6 +56,10 @@ class Agent(Protocol):
     @property
     def news(self) -> News:
         """What happens to VMs."""
+
+    @property
+    def tally(self) -> Tally:
+        """Where is counted what is asked of it."""
 
     @property
     def peers(self) -> Peers:
@@ -164,6 +170,9 @@ class Agent(Protocol):
 
     def sweep_now(self, *, force: bool) -> SweepView:
         """Sweep at once; with ``force`` also more is removed than a sweep may."""
+
+    def metrics(self) -> Metrics:
+        """All that is measured, as it is known by now; never waits for libvirt."""
 
     def readiness(self) -> Readiness:
         """Whether the agent can serve now."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lvagent.api import events, explain, inward, monitor, peerings, strays, views, vpcs
+from lvagent.api import events, explain, inward, metrics, monitor, peerings, strays, views, vpcs
 from lvagent.api.contract import TEXT, XML, Header, Name, Reply, Route, View
 from lvagent.spec.access import Role
 from lvagent.spec.status import Action
@@ -378,6 +378,7 @@ ROUTES: tuple[Route, ...] = (
         views.healthz,
         (Reply(200, "It does.", "Health"),),
     ),
+    metrics.ROUTE,
     Route(
         "GET",
         "/readyz",

@@ -13,7 +13,8 @@ from ipaddress import ip_address
 from lvagent.host.netlink import NETFILTER, Message, Socket, attribute, nest, table, u8
 from lvagent.plan.sessions import KeptFlow, Tuple
 
-_GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2
+_GET, _DELETE, _STATS = 1 << 8 | 1, 1 << 8 | 2, 1 << 8 | 5
+_ENTRIES, _MOST_ENTRIES = 1, 2
 _ORIGINAL, _REPLY, _ID = 1, 2, 12
 _COUNTERS, _BYTES = (9, 10), 2
 _IP, _PROTO = 1, 2
@@ -67,6 +68,12 @@ def kept(most: int) -> list[KeptFlow]:
     with contextlib.closing(Socket(NETFILTER)) as netfilter:
         request = Message(_GET, 0, bytes(4), "list flows")
         return [_kept(table(body[4:])) for body in netfilter.dump(request, most)]
+
+
+def room(netfilter: Socket) -> tuple[int, int]:
+    """How many flows are kept in the namespace of this socket, and how many may be; 0: the kernel does not say."""
+    said = table((netfilter.query([Message(_STATS, 0, bytes(4), "count flows")])[0] or b"")[4:])
+    return int.from_bytes(said.get(_ENTRIES, b""), "big"), int.from_bytes(said.get(_MOST_ENTRIES, b""), "big")
 
 
 def _kept(said: dict[int, bytes]) -> KeptFlow:

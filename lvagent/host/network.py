@@ -17,7 +17,7 @@ from pathlib import Path
 from lvagent.config import Settings
 from lvagent.errors import HostError
 from lvagent.failpoints import point
-from lvagent.host import bridge_netfilter, conntrack, kernel_filter, netns, peers
+from lvagent.host import bridge_netfilter, conntrack, kernel_filter, netns, peers, traffic
 from lvagent.host.fabric import FabricSide
 from lvagent.host.inward import InwardSide
 from lvagent.host.links import Link
@@ -54,6 +54,7 @@ from lvagent.plan.sessions import KeptFlow
 from lvagent.plan.uplinks import Transit
 from lvagent.render.nft import owner_of
 from lvagent.spec import names
+from lvagent.spec.metrics import Traffic
 
 
 class Network:
@@ -288,6 +289,19 @@ class Network:
         side = self._vpcs.find(vpc)
         with translated(vpc, "list the flows of"):
             return side.space.inside(lambda: conntrack.kept(most)) if side is not None else []
+
+    def room(self, vpc: str) -> tuple[int, int]:
+        """How many flows a VPC's namespace keeps, and how many it may; 0: that is not known."""
+        side = self._vpcs.find(vpc)
+        with translated(vpc, "count the flows of"):
+            return conntrack.room(side.space.netfilter) if side is not None else (0, 0)
+
+    def carried(self, vpc: str) -> dict[str, Traffic]:
+        """What each link in a VPC's namespace has carried; ``vpc`` empty: in root."""
+        side = self._vpcs.find(vpc) if vpc else None
+        with translated(vpc or "the root namespace", "count what links carried in"):
+            space = (side.space if side is not None else None) if vpc else self._here()
+            return traffic.carried(space.route) if space is not None else {}
 
     def counted(self, vpc: str) -> list[Counted]:
         """What the rules of the VMs in a VPC have counted; nothing if there is no such namespace."""

@@ -57,6 +57,19 @@ def fetch(lab: LabHost, key: SshKey, address: str) -> str:
     return lab.guest_ssh(A, "10.0.0.5", command, key.private, wait=BOOT).stdout.strip()
 
 
+def measured(lab: LabHost) -> bool:
+    """Whether the flows of the VM, and what went by its uplink, come to be in the metrics."""
+
+    def value(name: str) -> float:
+        lines = lab.api("GET", "/metrics").text.splitlines()
+        return next((float(line.split()[-1]) for line in lines if line.startswith(f"lvagent_{name}")), 0)
+
+    own = f'{{vm="i-0000000001",vpc="{A}"}}'
+    carried = [f'vpc_uplink_bytes_total{{direction="{way}",vpc="{A}"}}' for way in ("in", "out")]
+    names = (f"vm_uplink_sessions{own}", f"vm_uplink_session_bytes{own}", f'vpc_dhcp_leases{{vpc="{A}"}}', *carried)
+    return until(lambda: all(value(name) > 0 for name in names), 20)
+
+
 def test_a_guest_reaches_the_world_and_not_the_host(world: LabHost, ssh_key: SshKey) -> None:
     lab = world
     before = lab.run(["sysctl", "-n", "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"]).stdout
@@ -79,6 +92,7 @@ def test_a_guest_reaches_the_world_and_not_the_host(world: LabHost, ssh_key: Ssh
     assert [(one["vm"], one["sessions"] > 0, one["bytes"] > 200) for one in flows["vms"]] == [
         ("i-0000000001", True, True)
     ]
+    assert measured(lab)
     for target, verdict, element in ((WEB, "allowed", "uplink nat"), (HOST, "refused", "this host")):
         query = f"from=i-0000000001&to={target}&proto=tcp&port=8080"
         told = lab.api("POST", f"/v1/explain?{query}").json

@@ -58,6 +58,8 @@ class Facts:
     _members: dict[str, list[VmConfig]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     _near: dict[str, tuple[Beside, ...]] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _segments: dict[str, tuple[Segment, ...]] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _local: dict[str, frozenset[Address]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         for vm in sorted(self.vms):
@@ -74,12 +76,15 @@ class Facts:
 
     def segments(self, vpc: str) -> tuple[Segment, ...]:
         """The subnets of a VPC, by name."""
+        if vpc in self._segments:
+            return self._segments[vpc]
         nics: dict[str, list[Network]] = {}
         for spec in self.members(vpc):
             for nic in spec.networks:
                 if nic.netname == vpc:
                     nics.setdefault(nic.subnetname, []).append(nic)
-        return tuple(_segment(name, nics[name]) for name in sorted(nics))
+        self._segments[vpc] = tuple(_segment(name, nics[name]) for name in sorted(nics))
+        return self._segments[vpc]
 
     def segment_of(self, vpc: str, address: Address) -> Segment | None:
         """The subnet of a VPC that an address is of."""
@@ -93,10 +98,12 @@ class Facts:
 
     def is_local(self, vpc: str, address: Address) -> bool:
         """Whether the VPC's namespace itself has an address: as a gateway, for metadata, as its end of the uplink."""
-        ends = self.transits.get(vpc)
-        own = {one.ip for one in (ends.vpc_v4, ends.vpc_v6) if one} if ends else set()
-        gateways = {gateway for one in self.segments(vpc) for gateway in one.gateways}
-        return address in gateways | METADATA | own or address.is_loopback
+        if vpc not in self._local:
+            ends = self.transits.get(vpc)
+            own = {one.ip for one in (ends.vpc_v4, ends.vpc_v6) if one} if ends else set()
+            gateways = {gateway for one in self.segments(vpc) for gateway in one.gateways}
+            self._local[vpc] = frozenset(gateways | METADATA | own)
+        return address in self._local[vpc] or address.is_loopback
 
     # other VPCs
 

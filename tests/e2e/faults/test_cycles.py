@@ -128,8 +128,10 @@ def cycle(faulty: Faulty, number: int) -> None:
     path = f"/v1/vms/i-{100 + number:010}"
     made = faulty.lab.api("PUT", path, first(id=path[-12:]))
     assert made.status == 201, f"{made.text}\n{faulty.lab.agent_log(6000)}"
+    assert path[-12:] in faulty.lab.api("GET", "/metrics").text
     gone = faulty.lab.api("DELETE", f"{path}?volumes=delete")
     assert gone.status == 204, f"{gone.text}\n{faulty.lab.agent_log(6000)}"
+    assert path[-12:] not in faulty.lab.api("GET", "/metrics").text
 
 
 def ask_at_once(faulty: Faulty) -> None:

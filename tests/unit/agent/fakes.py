@@ -51,6 +51,7 @@ from lvagent.plan.wanted import Policy
 from lvagent.render.domain import DomainOptions
 from lvagent.render.element import find_element
 from lvagent.spec.claims import Below
+from lvagent.spec.metrics import Traffic
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.status import ImageView, State
 from lvagent.spec.strays import Process, Running
@@ -317,6 +318,8 @@ class FakeWires:
         self.when_counted: Callable[[str], None] = lambda _vpc: None
         """What happens when a sweep has done all else with a VPC."""
         self.troubles: tuple[str, ...] = ()
+        self.traffic: dict[str, dict[str, Traffic]] = {}
+        self.when_carried: Callable[[str], None] = lambda _vpc: None
         self.kept_flows: dict[str, list[KeptFlow]] = {}
         self.probes: list[Probe] = []
         self.seen = Seen(True, "it gets there", "", ("a chain",))
@@ -394,6 +397,13 @@ class FakeWires:
     def probe(self, probe: Probe) -> Seen:
         self.probes.append(probe)
         return self.seen
+
+    def room(self, vpc: str) -> tuple[int, int]:
+        return len(self.kept_flows.get(vpc, [])), 1 << 18
+
+    def carried(self, vpc: str) -> dict[str, Traffic]:
+        self.when_carried(vpc)
+        return dict(self.traffic.get(vpc, {}))
 
     def counted(self, vpc: str) -> list[Counted]:
         self.when_counted(vpc)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from lvagent.agent.news import News
+from lvagent.agent.tally import Tally
 from lvagent.api.protocol import Agent, Watch
 from lvagent.errors import Conflict, MonitorError, NotFound, Unavailable
 from lvagent.plan.explain.facts import Facts
@@ -16,6 +17,7 @@ from lvagent.plan.firewall import directed
 from lvagent.plan.wanted import Policy
 from lvagent.spec import names
 from lvagent.spec.flow import WORLD, Explained, Flow, Live
+from lvagent.spec.metrics import HostMetrics, Metrics, VmMetrics, VpcMetrics
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.peerings import Peering, Peerings, PeeringState, PeeringView, peering
 from lvagent.spec.publications import Floating, Publication, implied
@@ -140,6 +142,7 @@ class FakeAgent:
         self.told: dict[str, tuple[TimelineEntry, ...]] = {}
         self.held = ""
         self.peers = FakePeers()
+        self.tally = Tally()
         self.arrives = True
         self.stray_processes = {STRAY.pid: STRAY}
         self.news = News(self._scope)
@@ -404,6 +407,19 @@ class FakeAgent:
         if not found:
             self.vm(vm)
         return found
+
+    def metrics(self) -> Metrics:
+        host = HostMetrics(
+            ready=self.ready, stale_since=None, swept_at=None, swept_seconds=None, held=bool(self.held),
+            strays=len(self.stray_processes), news=self.news.told, streams=self.news.waiting, slots=10, slots_used=0,
+            floating=len(self.floats), process=None, counted=self.tally.counted(0),
+        )  # fmt: skip
+        vms = (
+            VmMetrics(one.spec.id, one.spec.vpcs, one.state, one.wanted, one.spec.memory_mb << 20, one.spec.cpus)
+            for one in self.vms()
+        )
+        vpcs = (VpcMetrics(one.name, one.uplink.mode, up=True, flows=7) for one in self.vpcs())
+        return Metrics(0.0, host, tuple(vpcs), tuple(vms), tuple(self.peers.all()))
 
     def strays(self) -> StraysView:
         loose = (LooseObject("volume", "/v/old.qcow2", "no VM has it"),)

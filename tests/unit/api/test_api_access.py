@@ -29,6 +29,7 @@ SPEC = vm(2)
 LEAST: dict[str, str] = {
     "GET /healthz": "none",
     "GET /readyz": "read",
+    "GET /metrics": "read",
     "GET /openapi.json": "read",
     "GET /docs": "read",
     "GET /v1/vms": "read",

@@ -92,7 +92,7 @@ def walk(client: FlaskClient) -> list[tuple[str, str, TestResponse]]:
     operation = later.headers.get("Location") or f"/v1/operations/{client.get('/v1/operations').json['items'][0]['id']}"
     plain = [
         "/v1/vms", "/v1/vpcs", "/v1/subnets", "/v1/images", "/v1/operations", "/v1/strays", "/healthz", "/readyz",
-        "/v1/peerings",
+        "/v1/peerings", "/metrics",
         "/v1/events", "/openapi.json", "/docs",
     ]  # fmt: skip
     return [
