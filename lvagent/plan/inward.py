@@ -19,7 +19,7 @@ from ipaddress import ip_address
 
 from lvagent.errors import Conflict, SpecError
 from lvagent.plan.resources import Inward, Proxy, Resource, Uplink
-from lvagent.plan.uplinks import UplinkPolicy
+from lvagent.plan.uplinks import UplinkPolicy, routable
 from lvagent.spec.addresses import Address, Net
 from lvagent.spec.publications import Floating, Publication, implied
 from lvagent.spec.vm import NetRule, Network, VmConfig
@@ -211,15 +211,56 @@ def _check_other(one: Publication, vm: VmConfig, other: VmConfig, theirs: Iterab
             raise Conflict(f"{taken} leads to {other.id}{where}", path=path, other=other.id, hint=hint)
 
 
+def homes(vms: Iterable[VmConfig]) -> dict[str, frozenset[str]]:
+    """The VPCs in which it is led to each VM; one that carries something else than it shall be may have several."""
+    found: dict[str, frozenset[str]] = {}
+    for vm in vms:
+        nic = target(vm)
+        if nic is not None:
+            found[vm.id] = found.get(vm.id, frozenset()) | {nic.netname}
+    return found
+
+
+def check_nets(
+    vpc: str,
+    mode: UplinkMode,
+    subnets: Mapping[str, Net],
+    floating: Iterable[Floating],
+    homes: Mapping[str, frozenset[str]],
+    policy: UplinkPolicy,
+) -> None:
+    """Refuse prefixes of a VPC that cover a floating address: one that is led into it, or any if they are routed.
+
+    :param subnets: of the VPC, by the path that an error names.
+    :param homes: see ``homes``.
+    :raise Conflict: one does; ``other`` is the VM to which the address is led.
+    """
+    outside = routable(mode, subnets.values(), policy)
+    for one in floating:
+        address = ip_address(one.address)
+        mine = vpc in homes.get(one.vm, ())
+        for path, net in subnets.items():
+            if net.version == address.version and address in net and (mine or net in outside):
+                text = f"{net} of {vpc} covers the floating address {address}, which is led to {one.vm}"
+                hint = f"another prefix, or let the address go: DELETE /v1/floating/{address}"
+                raise Conflict(text, path=path, other=one.vm, hint=hint)
+
+
 def check_floating(
-    one: Floating, vm: VmConfig, members: Iterable[VmConfig], mode: UplinkMode, policy: UplinkPolicy | None
+    one: Floating,
+    vm: VmConfig,
+    members: Iterable[VmConfig],
+    mode: UplinkMode,
+    policy: UplinkPolicy | None,
+    routed: Iterable[tuple[str, Net]] = (),
 ) -> None:
     """Refuse a floating address that cannot be.
 
     :param members: of the VPC of the VM's first NIC.
     :param mode: the way out of that VPC.
+    :param routed: other VPCs, each with a prefix that is routed to it.
     :raise SpecError: it is not of the link's network, or of an IP version that the VM does not have.
-    :raise Conflict: the VPC has no way out; the link is not there; the address is the host's, or the VPC's.
+    :raise Conflict: the VPC has no way out; the link is not there; the address is the host's, or a VPC's.
     """
     nic, address = target(vm), ip_address(one.address)
     if nic is None:
@@ -237,6 +278,10 @@ def check_floating(
             if own is not None and own.version == address.version and address in own.network:
                 hint = "another address, or another prefix in the VPC"
                 raise Conflict(f"{address} is in {own.network} of {nic.netname}", path="address", hint=hint)
+    for vpc, net in routed:
+        if net.version == address.version and address in net:
+            text = f"{address} is in {net}, which is routed to {vpc}"
+            raise Conflict(text, path="address", other=vpc, hint="another address")
     _check_link(one, policy)
 
 
