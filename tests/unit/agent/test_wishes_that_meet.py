@@ -114,7 +114,7 @@ def test_a_prefix_that_is_routed_and_a_floating_address_of_another_vpc(fake: Fak
     with pytest.raises(Conflict, match=text) as found:
         agent.put_vpc(B, ROUTED)
     assert found.value.path == "uplink"
-    assert agent.vpc(B).uplink.mode == "nat" if agent.vpc(B).uplink else True
+    assert agent.vpc(B).uplink.mode == "nat"
 
 
 def routed(fake: FakeHost) -> list[str]:
@@ -279,3 +279,25 @@ def test_an_address_does_not_come_back_to_a_vm_that_went_while_it_moved(
     assert fake.floats is not None
     assert fake.floats.keys() == frozenset()
     assert fake.agent().floating() == ()
+
+
+def test_a_prefix_that_two_vpcs_have_since_the_settings_changed_is_routed_to_none(fake: FakeHost, agent: Agent) -> None:
+    for number, vpc, net in ((1, A, "10.0.0"), (2, B, "10.0.0"), (3, B, "10.0.1"), (4, "vpc-cccccccccc", "10.0.2")):
+        agent.put_vpc(vpc, VpcConfig())
+        agent.put(spec(number, vpc, net))
+    fake.policy = dataclasses.replace(fake.policy, uplink=UplinkMode.ROUTED)
+    after = fake.agent()
+    assert routed(fake) == ["10.0.1.0/24", "10.0.2.0/24"]
+    told = [after.vpc(vpc).uplink.trouble for vpc in (A, B, "vpc-cccccccccc")]
+    assert [[text[:48] for text in texts] for texts in told] == [
+        ["10.0.0.0/24 is not routed: it is in vpc-bbbbbbbb"],
+        ["10.0.0.0/24 is not routed: it is in vpc-aaaaaaaa"],
+        [],
+    ]
+    state = fake.state()
+    after.sweep()
+    assert fake.state() == state
+    after.put_vpc(A, NAT)
+    after.sweep()
+    assert routed(fake) == ["10.0.0.0/24", "10.0.1.0/24", "10.0.2.0/24"]
+    assert after.vpc(B).uplink.trouble == ()
