@@ -109,9 +109,9 @@ class Vms:
             with self._index.settling:
                 check_spec(spec, self._index, self._networks.policy)  # another may have come meanwhile
                 self._index.claim(entry)
-            self._networks.unpublish(spec.id)  # said of one that had this id, and was undefined by hand
         with Undo() as undo:
             undo.add(self._forget, spec)
+            self._networks.unpublish(spec.id)  # said of one that had this id, and was undefined by hand
             point("create.claimed")
             with trace.phase("define"):
                 self._define_new(entry, xml, undo)

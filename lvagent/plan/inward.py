@@ -271,8 +271,9 @@ def check_floating(
     if address.version not in versions(vm, policy):
         hint = "give the VM an address of that version, and the host uplink.ipv6"
         raise SpecError("vm", f"{vm.id} cannot be reached by IPv{address.version}", hint)
-    if address in policy.own:
-        raise Conflict(f"{address} is an address of this host itself", path="address", hint="another of its network")
+    whose = _whose(address, policy)
+    if whose:
+        raise Conflict(f"{address} is {whose}", path="address", hint="another address of the network")
     for other in members:
         for own in (each for near in other.networks if near.netname == nic.netname for each in (near.ipv4, near.ipv6)):
             if own is not None and own.version == address.version and address in own.network:
@@ -283,6 +284,18 @@ def check_floating(
             text = f"{address} is in {net}, which is routed to {vpc}"
             raise Conflict(text, path="address", other=vpc, hint="another address")
     _check_link(one, policy)
+
+
+def _whose(address: Address, policy: UplinkPolicy) -> str:
+    """What an address is that this host needs where it is, whether it answers at the moment or not; '': nothing."""
+    if address in policy.own:
+        return "an address of this host itself"
+    if address in policy.routers:
+        return "a router of this host"
+    if str(address) in policy.resolvers:
+        return "a DNS server of this host"
+    pool = next((one for one in policy.pools if one.version == address.version and address in one), None)
+    return f"of {pool}, the pool of uplinks" if pool else ""
 
 
 def _check_link(one: Floating, policy: UplinkPolicy) -> None:

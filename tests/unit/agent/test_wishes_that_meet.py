@@ -301,3 +301,31 @@ def test_a_prefix_that_two_vpcs_have_since_the_settings_changed_is_routed_to_non
     after.sweep()
     assert routed(fake) == ["10.0.0.0/24", "10.0.1.0/24", "10.0.2.0/24"]
     assert after.vpc(B).uplink.trouble == ()
+
+
+def test_a_dns_server_that_does_not_answer_now_is_no_floating_address(fake: FakeHost, agent: Agent) -> None:
+    agent.put_vpc(A, NAT)
+    agent.put(spec(1))
+    assert fake.policy.uplinks is not None
+    fake.policy = dataclasses.replace(
+        fake.policy, uplinks=dataclasses.replace(fake.policy.uplinks, resolvers=("10.9.0.53",))
+    )
+    after = fake.agent()
+    with pytest.raises(Conflict, match=r"10\.9\.0\.53 is a DNS server of this host"):
+        after.put_floating(dataclasses.replace(FLOAT, address="10.9.0.53"))
+
+
+def test_a_vm_of_which_the_former_ports_cannot_be_forgotten_is_not_half_there(
+    fake: FakeHost, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = agent._networks
+
+    def unpublish(vm: str) -> None:
+        raise HostError(vm, "forget", "the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(networks, "unpublish", unpublish)
+        with pytest.raises(HostError, match="the disk is full"):
+            agent.put(spec(1))
+    assert agent.vms() == ()
+    assert agent.vpcs() == ()
