@@ -136,18 +136,19 @@ def rules(vm: VmConfig, vpc: str, ports: Ports, policy: UplinkPolicy) -> tuple[N
 
 
 def keeping(wish: Iterable[Resource], there: Iterable[Resource]) -> frozenset[Resource]:
-    """The wish of one who does not know all members: what leads into the VPC stays as it is, if there is anything."""
+    """The wish of one who does not know all members: what leads into the VPC stays as it is, if there is anything.
+
+    So do its routes: floating addresses of those whom he does not know, and prefixes.
+    """
     kept = {one for one in there if isinstance(one, Inward)}
     proxied = {one for one in there if isinstance(one, Proxy)}
-    routes = {
-        net for one in there if isinstance(one, Uplink) for net in one.routes if net.prefixlen == net.max_prefixlen
-    }
+    routes = {net for one in there if isinstance(one, Uplink) for net in one.routes}
     rest = {_leading(one, routes) for one in wish if not (kept and isinstance(one, Inward))}
     return frozenset(rest | kept | proxied)
 
 
 def _leading(one: Resource, routes: set[Net]) -> Resource:
-    """An uplink with the routes of floating addresses that it has besides; anything else as it is."""
+    """An uplink with the routes that it has besides; anything else as it is."""
     if not isinstance(one, Uplink):
         return one
     nets = sorted({*one.routes, *routes}, key=lambda net: (net.version, int(net.network_address), net.prefixlen))
