@@ -101,12 +101,14 @@ class VpcWishes:
 
 
 def check_spec(spec: VmConfig, index: Index, policy: Policy) -> None:
-    """Refuse a VM whose prefixes cannot go out by the uplinks of its VPCs.
+    """Refuse a VM whose prefixes cannot go out by the uplinks of its VPCs; of one that is there only new ones count.
 
     :raise Conflict: at ``networks[i].ipv4`` or ``ipv6``.
     """
+    entry = index.get(spec.id)
     for vpc in spec.vpcs:
-        check(vpc, uplinks.nets_of(spec, vpc), index, policy)
+        had = set() if entry is None else routed.nets_of(vpc, [entry.spec])
+        check(vpc, {path: net for path, net in uplinks.nets_of(spec, vpc).items() if net not in had}, index, policy)
 
 
 def check(vpc: str, subnets: dict[str, Net], index: Index, policy: Policy) -> None:

@@ -245,6 +245,8 @@ def test_a_vm_whose_published_address_the_host_lost_can_be_changed(fake: FakeHos
     with pytest.raises(Conflict, match=r"it is published: 10.9.0.2 is no address of this host") as found:
         after.put(spec(1, A, "10.0.7"))
     assert found.value.path == "networks[0]"
+    with pytest.raises(Conflict, match=r"it is published: 10.9.0.2 is no address of this host"):
+        after.plan(spec(1, A, "10.0.7"))
 
 
 def test_the_port_of_the_overlay_is_not_published(fake: FakeHost, agent: Agent) -> None:
@@ -297,6 +299,9 @@ def test_a_prefix_that_two_vpcs_have_since_the_settings_changed_is_routed_to_non
     state = fake.state()
     after.sweep()
     assert fake.state() == state
+    after.put(spec(1, A, "10.0.0", memory_mb=256))  # what stands already is in nobody's way
+    with pytest.raises(Conflict, match="which is routed to"):
+        after.put(spec(4, "vpc-cccccccccc", "10.0.0"))
     after.put_vpc(A, NAT)
     after.sweep()
     assert routed(fake) == ["10.0.0.0/24", "10.0.1.0/24", "10.0.2.0/24"]
