@@ -15,8 +15,8 @@ TABLE = "uplink"
 """The table in a VPC's namespace, of the family inet."""
 
 PORTS = "32768-60999"
-"""The ports from which TCP and UDP are translated: those that Linux gives to who asks for none, so that none of them
-is one at which a service is expected (ip-sysctl.rst, ``ip_local_port_range``). A guest that asks from one keeps it."""
+"""The ports from which TCP, UDP and their like go out: those that Linux gives to who asks for none, so that none is
+one at which a service is expected (ip-sysctl.rst, ``ip_local_port_range``). A guest that asks from one keeps it."""
 
 
 def router(pools: Iterable[Net], denied: Iterable[Net], resolvers: Iterable[Address], *, ipv6: bool) -> Router:

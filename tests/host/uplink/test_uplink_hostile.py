@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import pytest
 
 from lvagent.host import netns
-from tests.host.uplink.conftest import NAT, A, B, Site, vm_id
-from tests.host.uplink.world import HOST, HOST6, WEB, WEB6, Guest
+from tests.host.uplink.conftest import ANYTHING, NAT, A, B, Site, vm_id
+from tests.host.uplink.world import HOST, HOST6, ISP, WEB, WEB6, Guest
 
 PATIENCE = 0.3
 
@@ -78,3 +78,27 @@ def test_nobody_takes_a_port_of_the_host_by_asking_from_it(site: Site, own: str,
         peer.sendto(b"to the host", (host, 4500))
         peer.sendto(b"answer", (host, port))
         assert (said, drained(program), drained(asking)) == (b"mine", [b"to the host"], [b"answer"])
+
+
+@contextmanager
+def raw(site: Site, name: str, number: int) -> Iterator[socket.socket]:
+    """A socket for a protocol that has no ports, in a machine of the world or in a guest."""
+    with netns.inside(site.world.path(name), lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, number)) as line:
+        line.settimeout(PATIENCE)
+        yield line
+
+
+@pytest.mark.parametrize("number", [4, 47, 50])
+def test_nobody_takes_a_tunnel_of_the_host_by_sending_to_its_other_end(site: Site, number: int) -> None:
+    """What has no ports cannot be told apart behind the one address of the host; behind one of its own it goes out."""
+    site.wishes.put(A, NAT)
+    guest: Guest = site.guest(A, 5, rules=[ANYTHING])
+    packet = bytes(24)
+    with raw(site, "web", number) as peer, raw(site, "host", number) as tunnel, raw(site, guest.name, number) as sent:
+        sent.sendto(packet, (WEB, 0))
+        peer.sendto(packet, (HOST, 0))
+        assert (len(drained(peer)), len(drained(tunnel)), len(drained(sent))) == (0, 1, 0)
+        site.float("203.0.113.50", A, 5)
+        with raw(site, "isp", number) as other:
+            sent.sendto(packet, (ISP, 0))
+            assert other.recvfrom(100)[1][0] == "203.0.113.50"
