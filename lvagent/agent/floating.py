@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 
-from lvagent.agent.index import Index
+from lvagent.agent import routed
+from lvagent.agent.index import Index, Phase
 from lvagent.agent.networks import Networks
 from lvagent.agent.undo import Undo
 from lvagent.errors import Conflict, NotFound
@@ -37,10 +38,10 @@ class FloatingAddresses:
         with self._lock:
             former = self._networks.floating.get(wish.address)
             self._networks.look_around()
-            check(wish, spec, self._index, self._networks.policy)
+            self._check(wish, spec)
             if former is None or former.interface != wish.interface:
                 self._probe(wish)
-            self._change(wish.address, former, wish)
+            self._change(wish.address, former, wish, spec)
 
     def drop(self, address: str) -> None:
         """Lead an address nowhere.
@@ -62,11 +63,22 @@ class FloatingAddresses:
             hint = "another address; or switch off who has it"
             raise Conflict(f"{mac} answers for {wish.address} on {link}", path="address", other=mac, hint=hint)
 
-    def _change(self, address: str, former: Floating | None, wish: Floating | None) -> None:
+    def _check(self, wish: Floating, spec: VmConfig) -> None:
+        """By what the VM carries, and by what it shall be when it starts again."""
+        entry = self._index.get(spec.id)
+        for one in dict.fromkeys((spec, spec if entry is None else entry.spec)):
+            check(wish, one, self._index, self._networks.policy)
+
+    def _change(
+        self, address: str, former: Floating | None, wish: Floating | None, spec: VmConfig | None = None
+    ) -> None:
         floating = self._networks.floating
         with Undo() as undo:
-            undo.add(self._back, address, wish, former)
-            floating.set(address, wish)
+            with self._index.settling:
+                if wish is not None and spec is not None:
+                    self._check(wish, spec)
+                undo.add(self._back, address, wish, former)
+                floating.set(address, wish)
             point("floating.wished")
             self._converge(wish, former)
             self._check_known(wish, former)
@@ -77,6 +89,8 @@ class FloatingAddresses:
 
     def _back(self, address: str, wish: Floating | None, former: Floating | None) -> None:
         self._networks.floating.set(address, former)
+        if former is not None and not self._stays(former.vm):
+            self._networks.floating.discard(address, former)
         self._converge(former, wish)
         self._networks.floating.keep(address)
 
@@ -89,6 +103,11 @@ class FloatingAddresses:
         for vpc in {vpc for one in ends if one is not None and (vpc := self._vpc(one.vm))}:
             self._networks.check_known(vpc)
 
+    def _stays(self, vm: str) -> bool:
+        """Whether nobody deletes a VM, or has: what was led to it has been forgotten by then."""
+        entry = self._index.get(vm)
+        return entry is not None and entry.phase is not Phase.DELETING
+
     def _vpc(self, vm: str) -> str:
         entry = self._index.get(vm)
         nic = None if entry is None else inward.target(entry.carried)
@@ -99,5 +118,5 @@ def check(wish: Floating, spec: VmConfig, index: Index, policy: Policy) -> None:
     """Refuse a floating address that cannot be; see ``plan.inward.check_floating``."""
     nic = inward.target(spec)
     mode = policy.mode(nic.netname) if nic is not None else UplinkMode.NONE
-    members = index.members(nic.netname) if nic is not None else ()
-    inward.check_floating(wish, spec, members, mode, policy.uplinks)
+    others = routed.routed(index, policy, nic.netname) if nic is not None else ()
+    inward.check_floating(wish, spec, routed.specs(index), mode, policy.uplinks, others)

@@ -104,6 +104,8 @@ class Index:
         """Is told of every change, also of what is only read back when the agent starts."""
         self.stale_since: float | None = None
         self.loaded = False  # whether libvirt has been read once, so that members are all the members
+        self.settling = threading.Lock()
+        """Held while a wish is compared with others and settled: of two that meet one is refused. Never for longer."""
 
     def get(self, vm: str) -> Entry | None:
         """The entry of a VM, if there is one."""

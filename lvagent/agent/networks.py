@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from lvagent.agent import routed
 from lvagent.agent.configs import FloatWishes, PortWishes, VpcConfigs
 from lvagent.agent.counters import Counters
 from lvagent.agent.index import Index
@@ -124,14 +125,12 @@ class Networks:
 
     def trouble(self) -> Mapping[str, tuple[str, ...]]:
         """What keeps uplinks from being whole, by VPC; of '': what concerns all."""
-        found = {vpc: [why] for vpc, why in self.configs.broken().items()}
-        for vm, why in self.ports.broken().items():
-            for vpc in self._index.vpcs_of(vm):
-                found.setdefault(vpc, []).append(f"nothing of {vm} is published: {why}")
-        for vm, why in inward.loose(self.floating.all().values(), self._policy.uplinks):
-            for vpc in self._index.vpcs_of(vm):
-                found.setdefault(vpc, []).append(why)
-        return {**{vpc: tuple(texts) for vpc, texts in found.items()}, "": self._wires.trouble()}
+        vms = [(vm, f"nothing of {vm} is published: {why}") for vm, why in self.ports.broken().items()]
+        vms += inward.loose(self.floating.all().values(), self._policy.uplinks)
+        told = [*self.configs.broken().items(), *routed.trouble(self._index, self.policy)]
+        told += [(vpc, why) for vm, why in vms for vpc in self._index.vpcs_of(vm)]
+        found = {vpc: tuple(dict.fromkeys(why for one, why in told if one == vpc)) for vpc, _ in told}
+        return {**found, "": self._wires.trouble()}
 
     def look_around(self) -> None:
         """Look how uplinks are on this host by now: its addresses, links and DNS servers."""
@@ -297,6 +296,7 @@ class Networks:
         there = self._wires.observe(vpc)
         unknown = self.leftovers.unknown(there, members)
         wish = wanted.network(vpc, members, self.policy, self._index.near(vpc))
+        wish = routed.apart(vpc, wish, self._index, self.policy)
         if vpc in self.configs.broken():  # whether it shall have a way out is not known
             wish = uplinks.keeping(wish, there)
         if unknown or not self._index.loaded:  # who else is in the VPC is not known

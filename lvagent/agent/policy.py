@@ -95,6 +95,7 @@ def uplink_policy(settings: Settings, local: str) -> UplinkPolicy:
         else _told("default routes", host.default_links, {}),
         tables={kind: uplinks.table(pools, denied, kind, {one.ip for one in own}) for kind in kinds},
         denied=closed,
+        routers=_told("routers", host.routers, frozenset()),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from lvagent.agent import publications
 from lvagent.agent.index import Entry, Index
 from lvagent.agent.networks import Networks
 from lvagent.agent.vms import Vms
@@ -34,6 +35,7 @@ class Preview:
         entry = self._index.get(spec.id)
         wish = self._vms.prepare(spec)
         if entry is not None:
+            publications.check_spec(spec, self._index, self._networks.policy)
             self._vms.check_uuid(entry.spec, spec)
             wish = dataclasses.replace(entry, spec=spec, files=(*entry.files, *wish.files))
         members = {vpc: self._members(vpc, spec) for vpc in spec.vpcs}

@@ -6,14 +6,15 @@ as it was; a crash before the writing leaves the old wish, which the next sweep 
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from lvagent.agent import floating
+from lvagent.agent import floating, routed
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
 from lvagent.agent.undo import Undo
-from lvagent.errors import Conflict
+from lvagent.errors import Conflict, SpecError
 from lvagent.failpoints import point
 from lvagent.host.listeners import Listener
 from lvagent.plan import inward
@@ -55,15 +56,23 @@ class Publications:
                 self._converge(spec)
                 return
             self._networks.look_around()
-            check(spec, wish, self._index, self._networks.policy)
+            self._check(spec, wish)
             self._check_host(wish, former or ())
             self._change(spec, wish or None)
+
+    def _check(self, spec: VmConfig, wish: Sequence[Publication]) -> None:
+        """By what the VM carries, and by what it shall be when it starts again."""
+        entry = self._index.get(spec.id)
+        for one in dict.fromkeys((spec, spec if entry is None else entry.spec)):
+            check(one, wish, self._index, self._networks.policy)
 
     def _change(self, spec: VmConfig, wish: tuple[Publication, ...] | None) -> None:
         ports = self._networks.ports
         with Undo() as undo:
-            undo.add(self._back, spec, ports.get(spec.id))
-            ports.set(spec.id, wish)
+            with self._index.settling:
+                self._check(spec, wish or ())
+                undo.add(self._back, spec, ports.get(spec.id))
+                ports.set(spec.id, wish)
             point("ports.wished")
             self._converge(spec)
             self._networks.check_known(spec.networks[0].netname)
@@ -99,24 +108,41 @@ def check(spec: VmConfig, wish: Sequence[Publication], index: Index, policy: Pol
     """Refuse publications that cannot be; see ``plan.inward.check``."""
     nic = inward.target(spec)
     mode = policy.mode(nic.netname) if nic is not None else UplinkMode.NONE
-    others = [entry.spec for entry in index.all()]
-    inward.check(spec, wish, others, policy.ports, mode, policy.uplinks)
+    inward.check(spec, wish, routed.specs(index), policy.ports, mode, policy.uplinks)
+    _check_overlay(wish, policy)
+
+
+def _check_overlay(wish: Sequence[Publication], policy: Policy) -> None:
+    """Refuse the port by which other hosts reach this one, whether somebody listens on it already or not yet."""
+    for index, one in enumerate(wish):
+        if one.proto == "udp" and one.first <= policy.port <= one.last and one.address in ("", policy.local):
+            text = f"udp port {policy.port} is that of the overlay (VXLAN) between hosts"
+            raise Conflict(text, path=f"[{index}].host_port", hint="another port; fabric.port in the settings")
 
 
 def check_spec(spec: VmConfig, index: Index, policy: Policy) -> None:
-    """Refuse a change of a VM by which what is published of it could not be any more.
+    """Refuse a change of a VM's first NIC by which what is published of it could not be any more.
 
     :raise Conflict: at ``networks[0]``.
     """
-    wish = policy.ports.get(spec.id, ())
+    entry = index.get(spec.id)
+    if entry is not None and inward.target(entry.spec) == inward.target(spec):
+        return  # if it cannot be, that is not this change's fault
+    with _kept("it is published", f"change what is published of it first: PUT /v1/vms/{spec.id}/ports"):
+        check(spec, policy.ports.get(spec.id, ()), index, policy)
+    for one in [one for one in policy.floating.values() if one.vm == spec.id]:
+        with _kept(f"{one.address} is led to it", f"lead it elsewhere first: DELETE /v1/floating/{one.address}"):
+            floating.check(one, spec, index, policy)
+
+
+@contextlib.contextmanager
+def _kept(what: str, hint: str) -> Iterator[None]:
+    """Tell of a wish that could not be any more in the words of a VM's change."""
     try:
-        check(spec, wish, index, policy)
-        for one in policy.floating.values():
-            if one.vm == spec.id:
-                floating.check(one, spec, index, policy)
-    except Conflict as error:
-        hint = f"change what is published of it first: PUT /v1/vms/{spec.id}/ports"
-        raise Conflict(f"it is published: {error.message}", path="networks[0]", other=error.other, hint=hint) from error
+        yield
+    except (Conflict, SpecError) as error:
+        other = error.other if isinstance(error, Conflict) else ""
+        raise Conflict(f"{what}: {error.message}", path="networks[0]", other=other, hint=hint) from error
 
 
 def check_vpc(vpc: str, index: Index, policy: Policy) -> None:
@@ -127,7 +153,7 @@ def check_vpc(vpc: str, index: Index, policy: Policy) -> None:
     """
     if policy.mode(vpc) is not UplinkMode.NONE:
         return
-    mine = [one.id for one in index.members(vpc) if _first(one) == vpc]
+    mine = list(dict.fromkeys(one.id for one in routed.specs(index) if _first(one) == vpc))
     there = [vm for vm in mine if policy.ports.get(vm)]
     if there:
         hint = f"take away what is published first: PUT /v1/vms/{there[0]}/ports with []"

@@ -106,10 +106,12 @@ class Vms:
         with trace.phase("check"):
             entry = self.prepare(spec)
             xml = self.xml(entry)
-            self._index.claim(entry)
-            self._networks.unpublish(spec.id)  # said of one that had this id, and was undefined by hand
+            with self._index.settling:
+                check_spec(spec, self._index, self._networks.policy)  # another may have come meanwhile
+                self._index.claim(entry)
         with Undo() as undo:
             undo.add(self._forget, spec)
+            self._networks.unpublish(spec.id)  # said of one that had this id, and was undefined by hand
             point("create.claimed")
             with trace.phase("define"):
                 self._define_new(entry, xml, undo)
@@ -231,7 +233,10 @@ class Vms:
             new = judged.missing
         with Undo() as outer, Undo() as undo:
             outer.add(self._restore, entry, spec)
-            wish = self._index.update(vm, lambda now: changed(now, spec, judged))
+            with self._index.settling:
+                check_spec(spec, self._index, self._networks.policy)
+                publications.check_spec(spec, self._index, self._networks.policy)
+                wish = self._index.update(vm, lambda now: changed(now, spec, judged))
             if wish is None:
                 raise NotFound("vm", vm)
             point("change.wished")

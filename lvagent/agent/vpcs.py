@@ -6,9 +6,10 @@ VPC as it was; a crash before the writing leaves the old wish, which the next sw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from ipaddress import ip_address
 
+from lvagent.agent import routed
 from lvagent.agent.index import Index
 from lvagent.agent.locks import VmLocks
 from lvagent.agent.networks import Networks
@@ -16,7 +17,7 @@ from lvagent.agent.publications import check_vpc
 from lvagent.agent.undo import Undo
 from lvagent.errors import NotFound, SpecError
 from lvagent.failpoints import point
-from lvagent.plan import uplinks
+from lvagent.plan import inward, uplinks
 from lvagent.plan.wanted import Policy
 from lvagent.spec.addresses import Net
 from lvagent.spec.vm import VmConfig
@@ -46,7 +47,6 @@ class VpcWishes:
             if self._networks.configs.get(vpc) == config:
                 self._converge(vpc)
                 return
-            self._check(vpc, config)
             self._change(vpc, config)
 
     def drop(self, vpc: str) -> None:
@@ -61,14 +61,15 @@ class VpcWishes:
                 if vpc not in self._index.vpcs():
                     raise NotFound("vpc", vpc)
                 return
-            self._check(vpc, VpcConfig())
             self._change(vpc, None)
 
     def _change(self, vpc: str, config: VpcConfig | None) -> None:
         configs = self._networks.configs
         with Undo() as undo:
-            undo.add(self._back, vpc, configs.get(vpc))
-            configs.set(vpc, config)
+            with self._index.settling:
+                self._check(vpc, config or VpcConfig())
+                undo.add(self._back, vpc, configs.get(vpc))
+                configs.set(vpc, config)
             point("vpc.wished")
             self._converge(vpc)
             point("vpc.converged")
@@ -94,35 +95,29 @@ class VpcWishes:
             if ip_address(forwarder) in policy.uplinks.own:
                 hint = "a VPC reaches nothing of the host itself; name a server elsewhere"
                 raise SpecError(f"forwarders[{index}]", f"{forwarder} is an address of this host", hint)
-        members = self._index.members(vpc)
-        subnets = {net for spec in members for net in uplinks.nets_of(spec, vpc).values()}
         check_vpc(vpc, self._index, policy)
-        for net in subnets:
+        for net in routed.nets_of(vpc, routed.specs(self._index)):
             check(vpc, {"uplink": net}, self._index, policy)
 
 
 def check_spec(spec: VmConfig, index: Index, policy: Policy) -> None:
-    """Refuse a VM whose prefixes cannot go out by the uplinks of its VPCs.
+    """Refuse a VM whose prefixes cannot go out by the uplinks of its VPCs; of one that is there only new ones count.
 
     :raise Conflict: at ``networks[i].ipv4`` or ``ipv6``.
     """
+    entry = index.get(spec.id)
     for vpc in spec.vpcs:
-        check(vpc, uplinks.nets_of(spec, vpc), index, policy)
+        had = set() if entry is None else routed.nets_of(vpc, [entry.spec])
+        check(vpc, {path: net for path, net in uplinks.nets_of(spec, vpc).items() if net not in had}, index, policy)
 
 
 def check(vpc: str, subnets: dict[str, Net], index: Index, policy: Policy) -> None:
-    """Refuse prefixes that cannot go out by the uplink of a VPC.
+    """Refuse prefixes that cannot go out by the uplink of a VPC, or that cover what is led to VMs from outside.
 
-    :raise Conflict: see ``plan.uplinks.check``.
+    :raise Conflict: see ``plan.uplinks.check`` and ``plan.inward.check_nets``.
     """
     if policy.uplinks is not None:
-        others = [other for other in index.vpcs() if other != vpc]
-        routed = [(other, net) for other in others for net in _routed(other, index.members(other), policy)]
-        uplinks.check(vpc, policy.mode(vpc), subnets, routed, policy.uplinks)
-
-
-def _routed(vpc: str, members: Iterable[VmConfig], policy: Policy) -> set[Net]:
-    if policy.uplinks is None:
-        return set()
-    subnets = [net for spec in members for net in uplinks.nets_of(spec, vpc).values()]
-    return uplinks.routable(policy.mode(vpc), subnets, policy.uplinks)
+        mode = policy.mode(vpc)
+        uplinks.check(vpc, mode, subnets, routed.routed(index, policy, vpc), policy.uplinks)
+        homes = inward.homes(routed.specs(index))
+        inward.check_nets(vpc, mode, subnets, policy.floating.values(), homes, policy.uplinks)

@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from lvagent.errors import CommandError, SpecError
@@ -140,6 +140,16 @@ def default_links() -> dict[int, str]:
                 if default and one.kind == routes.RTN_UNICAST and one.link in names:
                     found.setdefault(version, names[one.link])
     return found
+
+
+def routers() -> frozenset[IPv4Address | IPv6Address]:
+    """The next hops of this host's own routes.
+
+    :raise HostError: the kernel does not tell.
+    """
+    with _asking("routes") as kernel:
+        found = [one for version in (4, 6) for one in map(routes.parse, _routes(kernel, version))]
+    return frozenset(ip_address(one.gateway) for one in found if one.gateway and one.protocol != routes.OURS)
 
 
 def _routes(kernel: Socket, version: int) -> list[bytes]:

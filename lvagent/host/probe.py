@@ -41,7 +41,8 @@ PATIENCE = 0.6
 
 CALM = 0.05
 WAIT = 20
-_FIRST_PORT, _PORTS = 20_000, 12_000
+_FIRST_PORT, _PORTS = 40_000, 12_000
+"""Of those from which uplinks translate (``render.uplinks.PORTS``): one of these stays what it is on its way."""
 IP_FAMILIES = ("ip", "ip6")
 """What a packet is said to be of in a table of inet."""
 

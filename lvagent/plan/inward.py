@@ -19,7 +19,7 @@ from ipaddress import ip_address
 
 from lvagent.errors import Conflict, SpecError
 from lvagent.plan.resources import Inward, Proxy, Resource, Uplink
-from lvagent.plan.uplinks import UplinkPolicy
+from lvagent.plan.uplinks import UplinkPolicy, routable
 from lvagent.spec.addresses import Address, Net
 from lvagent.spec.publications import Floating, Publication, implied
 from lvagent.spec.vm import NetRule, Network, VmConfig
@@ -136,18 +136,19 @@ def rules(vm: VmConfig, vpc: str, ports: Ports, policy: UplinkPolicy) -> tuple[N
 
 
 def keeping(wish: Iterable[Resource], there: Iterable[Resource]) -> frozenset[Resource]:
-    """The wish of one who does not know all members: what leads into the VPC stays as it is, if there is anything."""
+    """The wish of one who does not know all members: what leads into the VPC stays as it is, if there is anything.
+
+    So do its routes: floating addresses of those whom he does not know, and prefixes.
+    """
     kept = {one for one in there if isinstance(one, Inward)}
     proxied = {one for one in there if isinstance(one, Proxy)}
-    routes = {
-        net for one in there if isinstance(one, Uplink) for net in one.routes if net.prefixlen == net.max_prefixlen
-    }
+    routes = {net for one in there if isinstance(one, Uplink) for net in one.routes}
     rest = {_leading(one, routes) for one in wish if not (kept and isinstance(one, Inward))}
     return frozenset(rest | kept | proxied)
 
 
 def _leading(one: Resource, routes: set[Net]) -> Resource:
-    """An uplink with the routes of floating addresses that it has besides; anything else as it is."""
+    """An uplink with the routes that it has besides; anything else as it is."""
     if not isinstance(one, Uplink):
         return one
     nets = sorted({*one.routes, *routes}, key=lambda net: (net.version, int(net.network_address), net.prefixlen))
@@ -211,15 +212,56 @@ def _check_other(one: Publication, vm: VmConfig, other: VmConfig, theirs: Iterab
             raise Conflict(f"{taken} leads to {other.id}{where}", path=path, other=other.id, hint=hint)
 
 
+def homes(vms: Iterable[VmConfig]) -> dict[str, frozenset[str]]:
+    """The VPCs in which it is led to each VM; one that carries something else than it shall be may have several."""
+    found: dict[str, frozenset[str]] = {}
+    for vm in vms:
+        nic = target(vm)
+        if nic is not None:
+            found[vm.id] = found.get(vm.id, frozenset()) | {nic.netname}
+    return found
+
+
+def check_nets(
+    vpc: str,
+    mode: UplinkMode,
+    subnets: Mapping[str, Net],
+    floating: Iterable[Floating],
+    homes: Mapping[str, frozenset[str]],
+    policy: UplinkPolicy,
+) -> None:
+    """Refuse prefixes of a VPC that cover a floating address: one that is led into it, or any if they are routed.
+
+    :param subnets: of the VPC, by the path that an error names.
+    :param homes: see ``homes``.
+    :raise Conflict: one does; ``other`` is the VM to which the address is led.
+    """
+    outside = routable(mode, subnets.values(), policy)
+    for one in floating:
+        address = ip_address(one.address)
+        mine = vpc in homes.get(one.vm, ())
+        for path, net in subnets.items():
+            if net.version == address.version and address in net and (mine or net in outside):
+                text = f"{net} of {vpc} covers the floating address {address}, which is led to {one.vm}"
+                hint = f"another prefix, or let the address go: DELETE /v1/floating/{address}"
+                raise Conflict(text, path=path, other=one.vm, hint=hint)
+
+
 def check_floating(
-    one: Floating, vm: VmConfig, members: Iterable[VmConfig], mode: UplinkMode, policy: UplinkPolicy | None
+    one: Floating,
+    vm: VmConfig,
+    members: Iterable[VmConfig],
+    mode: UplinkMode,
+    policy: UplinkPolicy | None,
+    routed: Iterable[tuple[str, Net]] = (),
 ) -> None:
     """Refuse a floating address that cannot be.
 
     :param members: of the VPC of the VM's first NIC.
     :param mode: the way out of that VPC.
+    :param routed: other VPCs, each with a prefix that is routed to it.
     :raise SpecError: it is not of the link's network, or of an IP version that the VM does not have.
-    :raise Conflict: the VPC has no way out; the link is not there; the address is the host's, or the VPC's.
+    :raise Conflict: the VPC has no way out; the link is not there; the address is the host's, or a VPC's.
     """
     nic, address = target(vm), ip_address(one.address)
     if nic is None:
@@ -230,14 +272,31 @@ def check_floating(
     if address.version not in versions(vm, policy):
         hint = "give the VM an address of that version, and the host uplink.ipv6"
         raise SpecError("vm", f"{vm.id} cannot be reached by IPv{address.version}", hint)
-    if address in policy.own:
-        raise Conflict(f"{address} is an address of this host itself", path="address", hint="another of its network")
+    whose = _whose(address, policy)
+    if whose:
+        raise Conflict(f"{address} is {whose}", path="address", hint="another address of the network")
     for other in members:
         for own in (each for near in other.networks if near.netname == nic.netname for each in (near.ipv4, near.ipv6)):
             if own is not None and own.version == address.version and address in own.network:
                 hint = "another address, or another prefix in the VPC"
                 raise Conflict(f"{address} is in {own.network} of {nic.netname}", path="address", hint=hint)
+    for vpc, net in routed:
+        if net.version == address.version and address in net:
+            text = f"{address} is in {net}, which is routed to {vpc}"
+            raise Conflict(text, path="address", other=vpc, hint="another address")
     _check_link(one, policy)
+
+
+def _whose(address: Address, policy: UplinkPolicy) -> str:
+    """What an address is that this host needs where it is, whether it answers at the moment or not; '': nothing."""
+    if address in policy.own:
+        return "an address of this host itself"
+    if address in policy.routers:
+        return "a router of this host"
+    if str(address) in policy.resolvers:
+        return "a DNS server of this host"
+    pool = next((one for one in policy.pools if one.version == address.version and address in one), None)
+    return f"of {pool}, the pool of uplinks" if pool else ""
 
 
 def _check_link(one: Floating, policy: UplinkPolicy) -> None:

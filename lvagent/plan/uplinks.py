@@ -49,7 +49,7 @@ class UplinkPolicy:
     ``ipv6``: none, nat66, routed. ``routed``: nets of which prefixes may be routed. ``resolvers``: the host's.
     ``own``: addresses of the host. ``private``: domains whose names may have private addresses. ``tables``: a VPC's, by
     what is translated there. ``links``: the host's, with their addresses. ``ways``: the link of floating addresses that
-    name none, by IP version. ``denied``: where no guest goes.
+    name none, by IP version. ``denied``: where no guest goes. ``routers``: by which the host itself routes.
     """
 
     pools: tuple[Net, ...]
@@ -64,6 +64,7 @@ class UplinkPolicy:
     links: Mapping[str, tuple[IPv4Interface | IPv6Interface, ...]] = field(default_factory=dict)
     ways: Mapping[int, str] = field(default_factory=dict)
     denied: tuple[Denied, ...] = ()
+    routers: frozenset[Address] = frozenset()
 
     def translated(self, mode: UplinkMode) -> frozenset[int]:
         """The IP versions whose addresses are translated on the way out."""

@@ -14,6 +14,10 @@ from lvagent.spec.addresses import Address, Net
 TABLE = "uplink"
 """The table in a VPC's namespace, of the family inet."""
 
+PORTS = "32768-60999"
+"""The ports from which TCP, UDP and their like go out: those that Linux gives to who asks for none, so that none is
+one at which a service is expected (ip-sysctl.rst, ``ip_local_port_range``). A guest that asks from one keeps it."""
+
 
 def router(pools: Iterable[Net], denied: Iterable[Net], resolvers: Iterable[Address], *, ipv6: bool) -> Router:
     """What root has for all uplinks.
@@ -34,7 +38,7 @@ def router(pools: Iterable[Net], denied: Iterable[Net], resolvers: Iterable[Addr
         )
         for version in (4, 6)
     ]
-    found = _digested("router.nft.j2", families=families)
+    found = _digested("router.nft.j2", families=families, ports=PORTS)
     return Router(found.digest, ipv6, found.text)
 
 
@@ -56,7 +60,7 @@ def table(pools: Iterable[Net], denied: Iterable[Net], translated: Iterable[int]
         )
         for version in (4, 6)
     ]
-    return _digested("uplink.nft.j2", families=families, translated=sorted(translated))
+    return _digested("uplink.nft.j2", families=families, translated=sorted(translated), ports=PORTS)
 
 
 def _within(address: Address, nets: Iterable[Net]) -> bool:

@@ -12,8 +12,11 @@ from lvagent.plan.explain.facts import Facts
 from lvagent.plan.explain.inward import Led
 from lvagent.plan.explain.way import Way
 from lvagent.spec.addresses import Address, Net
-from lvagent.spec.flow import End, Goal, Packet, Stage
+from lvagent.spec.flow import PINGS, WITH_PORTS, End, Goal, Packet, Stage, proto_name
 from lvagent.spec.vpc import UplinkMode
+
+TOLD_APART = WITH_PORTS | PINGS | {33, 136}
+"""The protocols whose flows are told apart behind one address; beside the usual ones DCCP and UDP-Lite."""
 
 NO_LINK = "no link"
 """The element of a floating address that nobody outside finds."""
@@ -96,6 +99,7 @@ def leave(way: Way, vpc: str) -> None:
     other = behind(facts, packet.destination, besides=vpc)
     if other is None:
         _check_met(way)
+        _check_told_apart(way)
         way.passes(Stage.ARRIVAL, "world", "", "it leaves this host")
         return
     way.passes(Stage.HOST, "root", "", f"root routes it to {other}")
@@ -123,6 +127,15 @@ def _translate(way: Way, vpc: str) -> None:
     way.passes(Stage.UPLINK, vpc, f"uplink {mode}", f"the uplink of {vpc} takes it out, behind{whose}")
     if own is not None:
         way.packet = dataclasses.replace(packet, source=own.ip)
+
+
+def _check_told_apart(way: Way) -> None:
+    """What leaves the host behind an address that is shared has ports, or is a ping."""
+    packet, ways = way.packet, way.facts.policy.uplinks
+    shared = ways is not None and any(one.version == packet.version and packet.source in one for one in ways.pools)
+    if shared and packet.number not in TOLD_APART:
+        text = f"{proto_name(packet.number)} has no ports: it does not go out behind a shared address (uplink nat)"
+        way.stop(Stage.HOST, "root", "no ports", text)
 
 
 def _check_met(way: Way) -> None:

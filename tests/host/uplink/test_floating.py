@@ -230,6 +230,8 @@ def test_who_answers_on_the_wire_keeps_it(pair: Site, monkeypatch: pytest.Monkey
 
 REFUSED: tuple[tuple[str, str, type[Exception], str], ...] = (
     (HOST, "", Conflict, "an address of this host itself"),
+    (ISP, "", Conflict, "a router of this host"),
+    ("2001:db8:1::fe", "", Conflict, "a router of this host"),
     ("198.51.100.77", "", SpecError, "not of the network of wan"),
     ("203.0.113.255", "", SpecError, "not of the network of wan"),
     (FLOAT, "lan", SpecError, "not of the network of lan"),
@@ -243,6 +245,8 @@ def test_addresses_that_cannot_be(pair: Site) -> None:
     for address, interface, kind, message in REFUSED:
         with pytest.raises(kind, match=message):
             pair.float(address, A, 5, interface)
+    with pytest.raises(Conflict, match="the pool of uplinks"):
+        pair.float(str(pair.networks.transits()[B].vpc_v4.ip), A, 5, f"ux-{B[4:]}")
     assert proxied(pair) == set()
 
 

@@ -54,4 +54,4 @@ def test_the_tables_take_nets_and_addresses_and_no_text() -> None:
     folder = templates_folder()
     for template in ("router.nft.j2", "uplink.nft.j2"):
         names = meta.find_undeclared_variables(environment().parse((folder / template).read_text()))
-        assert names <= {"digest", "families", "translated"}
+        assert names <= {"digest", "families", "translated", "ports"}
