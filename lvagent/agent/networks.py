@@ -19,6 +19,7 @@ from lvagent.agent.locks import VpcLocks
 from lvagent.agent.peers import Links
 from lvagent.agent.services import Services
 from lvagent.agent.trace import Trace
+from lvagent.agent.trouble import Troubles
 from lvagent.agent.wires import Dhcps, Metadatas, Wires
 from lvagent.errors import Conflict, HostError, LvagentError
 from lvagent.failpoints import point
@@ -71,6 +72,7 @@ class Networks:
         self.configs = configs or VpcConfigs()
         self.ports = ports or PortWishes()
         self.floating = floating or FloatWishes()
+        self._troubles = Troubles(index, wires, self.configs, self.ports, self.floating)
         self.locks = VpcLocks(locks)
         self.carried, self.room = wires.carried, wires.room
         self.repaired = 0  # objects that sweeps made
@@ -124,14 +126,7 @@ class Networks:
 
     def trouble(self) -> Mapping[str, tuple[str, ...]]:
         """What keeps uplinks from being whole, by VPC; of '': what concerns all."""
-        found = {vpc: [why] for vpc, why in self.configs.broken().items()}
-        for vm, why in self.ports.broken().items():
-            for vpc in self._index.vpcs_of(vm):
-                found.setdefault(vpc, []).append(f"nothing of {vm} is published: {why}")
-        for vm, why in inward.loose(self.floating.all().values(), self._policy.uplinks):
-            for vpc in self._index.vpcs_of(vm):
-                found.setdefault(vpc, []).append(why)
-        return {**{vpc: tuple(texts) for vpc, texts in found.items()}, "": self._wires.trouble()}
+        return self._troubles.told(self.policy)
 
     def look_around(self) -> None:
         """Look how uplinks are on this host by now: its addresses, links and DNS servers."""
