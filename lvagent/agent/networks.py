@@ -20,6 +20,7 @@ from lvagent.agent.locks import VpcLocks
 from lvagent.agent.peers import Links
 from lvagent.agent.services import Services
 from lvagent.agent.trace import Trace
+from lvagent.agent.trouble import Troubles
 from lvagent.agent.wires import Dhcps, Metadatas, Wires
 from lvagent.errors import Conflict, HostError, LvagentError
 from lvagent.failpoints import point
@@ -72,6 +73,7 @@ class Networks:
         self.configs = configs or VpcConfigs()
         self.ports = ports or PortWishes()
         self.floating = floating or FloatWishes()
+        self._troubles = Troubles(index, wires, self.configs, self.ports, self.floating)
         self.locks = VpcLocks(locks)
         self.carried, self.room = wires.carried, wires.room
         self.repaired = 0  # objects that sweeps made
@@ -125,12 +127,7 @@ class Networks:
 
     def trouble(self) -> Mapping[str, tuple[str, ...]]:
         """What keeps uplinks from being whole, by VPC; of '': what concerns all."""
-        vms = [(vm, f"nothing of {vm} is published: {why}") for vm, why in self.ports.broken().items()]
-        vms += inward.loose(self.floating.all().values(), self._policy.uplinks)
-        told = [*self.configs.broken().items(), *routed.trouble(self._index, self.policy)]
-        told += [(vpc, why) for vm, why in vms for vpc in self._index.vpcs_of(vm)]
-        found = {vpc: tuple(dict.fromkeys(why for one, why in told if one == vpc)) for vpc, _ in told}
-        return {**found, "": self._wires.trouble()}
+        return self._troubles.told(self.policy)
 
     def look_around(self) -> None:
         """Look how uplinks are on this host by now: its addresses, links and DNS servers."""

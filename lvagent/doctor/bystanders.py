@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from lvagent.doctor.findings import Finding, failed, passed, warned
-from lvagent.host.rootfilter import IP_FAMILIES, Chain, RootFilter, closed_to_uplinks, culprits, held, whose
+from lvagent.host.crossing import Way, closed_to_uplinks
+from lvagent.host.rootfilter import IP_FAMILIES, Chain, RootFilter, culprits, held, whose
 
 
 def _named(filters: RootFilter, chain: Chain, how: str) -> str:
@@ -83,13 +84,15 @@ def uplinks(filters: RootFilter, *, there: int) -> Iterator[Finding]:
     :param there: how many uplinks there are.
     """
     subject = "uplinks of VPCs"
-    found = [_named(filters, chain, how) for chain, how in closed_to_uplinks(filters)]
-    remedy = 'set uplink.foreign to accept, or accept iifname "ux-*" and oifname "ux-*" there'
-    for text in found:
-        if there:
-            yield failed(subject, f"{text}. It drops what {there} VPCs send out", remedy)
+    found = tuple(closed_to_uplinks(filters))
+    for one in found:
+        cure = f"{one.remedy}; or set uplink.foreign to accept"
+        if one.ways == (Way.ADDRESSED,):
+            yield warned(subject, f"{one}; what VPCs send out passes", f"nothing if there are none; else {cure}")
+        elif there:
+            yield failed(subject, f"{one}; there are {there} uplinks", cure)
         else:
-            yield warned(subject, f"{text}. It would drop what VPCs send out, and none has an uplink", remedy)
+            yield warned(subject, f"{one}; no VPC has an uplink", cure)
     if not found:
         yield passed(subject, f"no chain of the root namespace drops what they forward; there are {there}")
 

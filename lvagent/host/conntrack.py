@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import struct
+from collections.abc import Callable
 from ipaddress import ip_address
 
 from lvagent.host.netlink import NETFILTER, Message, Socket, attribute, nest, table, u8
@@ -15,7 +16,10 @@ from lvagent.plan.sessions import KeptFlow, Tuple
 
 _GET, _DELETE, _STATS = 1 << 8 | 1, 1 << 8 | 2, 1 << 8 | 5
 _ENTRIES, _MOST_ENTRIES = 1, 2
-_ORIGINAL, _REPLY, _ID = 1, 2, 12
+_ORIGINAL, _REPLY, _STATUS, _ID, _STATUS_MASK = 1, 2, 3, 12, 26
+_SEEN_REPLY, _SOURCE_NAT, _DESTINATION_NAT = 1 << 1, 1 << 4, 1 << 5
+_MET = _SEEN_REPLY | _SOURCE_NAT | _DESTINATION_NAT
+"""The bits of an entry that was answered, or translated (linux/netfilter/nf_conntrack_common.h)."""
 _COUNTERS, _BYTES = (9, 10), 2
 _IP, _PROTO = 1, 2
 _SOURCE, _DESTINATION = {4: 1, 6: 3}, {4: 2, 6: 4}
@@ -74,6 +78,27 @@ def room(netfilter: Socket) -> tuple[int, int]:
     """How many flows are kept in the namespace of this socket, and how many may be; 0: the kernel does not say."""
     said = table((netfilter.query([Message(_STATS, 0, bytes(4), "count flows")])[0] or b"")[4:])
     return int.from_bytes(said.get(_ENTRIES, b""), "big"), int.from_bytes(said.get(_MOST_ENTRIES, b""), "big")
+
+
+def forget_unled(netfilter: Socket, chosen: Callable[[Tuple], bool], most: int) -> int:
+    """Forget flows that nobody has answered and nothing has translated: the rule that would have, came after them.
+
+    An entry is never translated anew. So a flow that began without the rule stays as it began for as long as somebody
+    goes on with it (UDP), though by now it would be led elsewhere. Acts in the namespace of the calling thread.
+
+    :param netfilter: a socket in that namespace.
+    :param chosen: whether a flow, as it began, is one of those.
+    :param most: look at no more than so many.
+    :return: how many.
+    """
+    status = attribute(_STATUS, bytes(4)) + attribute(_STATUS_MASK, struct.pack("!I", _MET))  # heeded by Linux 5.15
+    with contextlib.closing(Socket(NETFILTER)) as reading:
+        said = [table(body[4:]) for body in reading.dump(Message(_GET, 0, bytes(4) + status, "list flows"), most)]
+    alone = [_flow(one[_ORIGINAL]) for one in said if not int.from_bytes(one.get(_STATUS, b""), "big") & _MET]
+    found = [flow for flow in alone if chosen(flow)]
+    for flow in found:
+        forget(netfilter, flow)
+    return len(found)
 
 
 def _kept(said: dict[int, bytes]) -> KeptFlow:

@@ -7,15 +7,17 @@ inside out, the VPC first, and closed from the outside in, each place in one tra
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import ip_address
 
 from lvagent.failpoints import point
-from lvagent.host import nft_read
+from lvagent.host import conntrack, nft_read
 from lvagent.host.netspace import Netspace, translated
 from lvagent.host.nft_read import INET
-from lvagent.host.router import RouterSide, placed
+from lvagent.host.router import MOST_FLOWS, RouterSide, placed
 from lvagent.host.uplinks import Uplinks
 from lvagent.host.vpc import VpcSide
 from lvagent.plan.resources import Inward
+from lvagent.plan.sessions import Tuple
 from lvagent.plan.uplinks import Transit
 from lvagent.render.inward import ROOT_SETS, TABLE, Placed, digest_of, root_text
 
@@ -63,6 +65,19 @@ class InwardSide:
             point("inward.led")
             self._run(vpc, set(), wanted - there)
             point("inward.opened")
+            self._forget([key for name, key, _ in wanted - there if name.startswith("published")])
+
+    def _forget(self, keys: list[tuple[str, ...]]) -> None:
+        """Forget what asked for a port before it led anywhere: it would go on to ask this host itself."""
+        if not keys:
+            return
+        root = self._root()
+        own = {one.ip for found in root.addresses().values() for one in found}
+
+        def asked(flow: Tuple) -> bool:
+            return flow.destination in own and any(_asks(flow, key) for key in keys)
+
+        root.inside(lambda: conntrack.forget_unled(root.netfilter, asked, MOST_FLOWS))
 
     def _close(self, vpc: str, gone: set[Placed]) -> None:
         self._run(vpc, gone, set())
@@ -79,6 +94,15 @@ class InwardSide:
             self._close(vpc, self._placed(vpc))
             if side is not None and nft_read.table_comment(side.space.netfilter, INET, TABLE) is not None:
                 side.space.nft.run(f"delete table inet {TABLE}\n", f"what leads into {vpc}", "remove")
+
+
+def _asks(flow: Tuple, key: tuple[str, ...]) -> bool:
+    """Whether a flow asks for what is published by a key of root's maps."""
+    number, at, ports = key
+    first, last = (int(ip_address(end)) for end in at.split("-"))
+    low, high = (int(end) for end in ports.split("-"))
+    same = flow.number == int(number) and flow.destination.version == ip_address(at.split("-")[0]).version
+    return same and first <= int(flow.destination) <= last and low <= flow.dport <= high
 
 
 def _end(ends: Transit, name: str) -> str:

@@ -272,6 +272,10 @@ class Network:
         """What of others on this host is in the way of uplinks, as it was when last looked at."""
         return self._router.trouble
 
+    def unreached(self) -> tuple[str, ...]:
+        """What of others is in the way to floating addresses and routed prefixes alone, by the last look."""
+        return self._router.unreached
+
     def mend_router(self, router: Router) -> bool:
         """Bring back what root has for uplinks if somebody changed it; whether that was so."""
         return self._router.mend(router)

@@ -237,9 +237,10 @@ def _chains(watched: list[_Watched]) -> Iterator[str]:
     """The chains that it met, each once in a row."""
     last = ""
     for one in watched:
+        there = _known(one.space)
         for event in one.trace.events:
             if event.table != TABLE:
-                found = f"{_name(one)}: {event.family} {event.table} {event.chain}"
+                found = f"{_name(one)}: {_family(event, there)} {event.table} {event.chain}"
                 if found != last:
                     yield found
                 last = found
@@ -253,24 +254,49 @@ def _rule(one: _Watched, event: Event) -> str:
     """The rule that dropped it; where that only drops, the one that led there."""
     if event.chain in _REFUSING:
         event = next((other for other in reversed(one.trace.events) if other.to == event.chain), event)
-    where = f"{_name(one)}: {event.family} {event.table} {event.chain}"
-    if not event.handle:
-        return f"{where}: policy drop"
-    return f"{where}: {_text(one.space, event)}"
+    family, text = _family(event, _known(one.space)), "policy drop"
+    if event.handle:
+        family, text = _text(one.space, event, family)
+    return f"{_name(one)}: {family} {event.table} {event.chain}: {text}"
 
 
-def _text(space: Netspace, event: Event) -> str:
-    """A rule as nft writes it."""
+def _known(space: Netspace) -> set[tuple[str, ...]]:
+    """The chains of a namespace: family, table, name. Nothing if they cannot be listed."""
+    nft = space.inside(Nft)
+    try:
+        lines = nft.run("list chains\n", "chains", "list").splitlines()
+    except HostError as error:
+        log.debug("%s", error)
+        return set()
+    finally:
+        nft.close()
+    found: set[tuple[str, ...]] = set()
+    table = ("", "")
+    for words in (line.split() for line in lines):
+        if words[:1] == ["table"]:
+            table = (words[1], words[2])
+        elif words[:1] == ["chain"]:
+            found.add((*table, words[1]))
+    return found
+
+
+def _family(event: Event, there: set[tuple[str, ...]]) -> str:
+    """Of which family the table of a chain is: the kernel says of a packet in inet's that it is of ip or ip6."""
+    own, inet = ((family, event.table, event.chain) for family in (event.family, "inet"))
+    return "inet" if event.family in IP_FAMILIES and own not in there and inet in there else event.family
+
+
+def _text(space: Netspace, event: Event, family: str) -> tuple[str, str]:
+    """A rule as nft writes it, and the family of its table: there may be two of one name."""
     end = f"# handle {event.handle}"
     nft = space.inside(lambda: Nft(handles=True))
     try:
-        for family in dict.fromkeys(("inet", event.family) if event.family in IP_FAMILIES else (event.family,)):
-            with contextlib.suppress(HostError):  # a packet is said to be of ip also where the table is of inet
-                listed = nft.run(f"list chain {family} {event.table} {event.chain}\n", event.chain, "list")
+        for one in dict.fromkeys(("inet", family) if event.family in IP_FAMILIES else (family,)):
+            with contextlib.suppress(HostError, StopIteration):
+                listed = nft.run(f"list chain {one} {event.table} {event.chain}\n", event.chain, "list")
                 lines = [line.strip() for line in listed.splitlines()]
-                return next(_COUNTED.sub("", line.removesuffix(end)).strip() for line in lines if line.endswith(end))
-    except StopIteration:
-        log.debug("%s is gone", event)
+                line = next(line for line in lines if line.endswith(end))
+                return one, _COUNTED.sub("", line.removesuffix(end)).strip()
     finally:
         nft.close()
-    return f"handle {event.handle}"
+    return family, f"handle {event.handle}"

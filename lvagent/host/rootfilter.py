@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from lvagent.errors import HostError
+from lvagent.host.rootrules import Json, Rule, rules
 from lvagent.host.run import run
-
-Json = Mapping[str, object]
 
 IP_FAMILIES = ("ip", "ip6", "inet")
 
@@ -51,24 +50,6 @@ LEGACY = ("/proc/net/ip_tables_names", "/proc/net/ip6_tables_names")
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """A rule. ``verdicts``: accept, drop, reject or return; ``jumps``: chains it leads to; ``ports``: UDP ports that it
-    asks for, as pairs (first, last); ``links``: names (or patterns) of links that it asks for; ``bare``: it asks for
-    nothing; ``opaque``: a part of it cannot be read; ``handle``: its number in its table; ``comment``: of nft's own;
-    ``translates``: it gives packets other addresses."""
-
-    verdicts: frozenset[str]
-    jumps: tuple[str, ...]
-    ports: tuple[tuple[int, int], ...]
-    links: tuple[str, ...]
-    bare: bool
-    opaque: bool
-    handle: int = 0
-    comment: str = ""
-    translates: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Chain:
     """A chain with its rules. ``hook``, ``policy`` and ``kind`` (filter, nat, route) are only those of base chains."""
 
@@ -86,23 +67,28 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class RootFilter:
-    """All chains in a namespace, and the tables of iptables-legacy."""
+    """All chains in a namespace, the tables of iptables-legacy, and the links by which default routes leave."""
 
     chains: tuple[Chain, ...]
     legacy: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
 
     def base(self, hook: str) -> tuple[Chain, ...]:
         """The base chains at a hook."""
         return tuple(chain for chain in self.chains if chain.hook == hook)
 
+    def beside(self, chain: Chain) -> dict[str, Chain]:
+        """The chains of the same table, by name."""
+        return {one.name: one for one in self.chains if (one.family, one.table) == (chain.family, chain.table)}
+
     def reached(self, chain: Chain) -> tuple[Chain, ...]:
         """A chain and all that its rules lead to."""
-        known = {(one.family, one.table, one.name): one for one in self.chains}
+        known = self.beside(chain)
         found, left = {chain.name: chain}, [chain]
         while left:
             for rule in left.pop().rules:
                 for name in rule.jumps:
-                    there = known.get((chain.family, chain.table, name))
+                    there = known.get(name)
                     if there is not None and name not in found:
                         found[name] = there
                         left.append(there)
@@ -115,7 +101,7 @@ def read() -> RootFilter:
     :raise CommandError: nft is not there, or refuses.
     :raise HostError: its answer cannot be read.
     """
-    return parse(run(["nft", "-j", "list", "ruleset"]), legacy=_legacy())
+    return parse(run(["nft", "-j", "list", "ruleset"]), legacy=_legacy(), outside=_outside())
 
 
 def _legacy() -> tuple[str, ...]:
@@ -128,98 +114,46 @@ def _legacy() -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def parse(text: str, *, legacy: Sequence[str] = ()) -> RootFilter:
+def _outside() -> tuple[str, ...]:
+    """Source: net/ipv4/fib_trie.c and net/ipv6/route.c, which write these files."""
+    v4, v6 = (_rows(f"/proc/thread-self/net/{name}") for name in ("route", "ipv6_route"))
+    found = [row[0] for row in v4 if len(row) > 7 and (row[1], row[7]) == ("00000000", "00000000")]
+    found += [row[9] for row in v6 if len(row) > 9 and row[1] == "00" and row[9] != "lo"]
+    return tuple(dict.fromkeys(found))
+
+
+def _rows(path: str) -> list[list[str]]:
+    try:
+        return [line.split() for line in Path(path).read_text().splitlines()]
+    except OSError:
+        return []
+
+
+def parse(text: str, *, legacy: Sequence[str] = (), outside: Sequence[str] = ()) -> RootFilter:
     """The chains in nft's JSON.
 
     :raise HostError: it is none.
     """
     try:
         objects = cast(list[Json], json.loads(text)["nftables"])
-        return RootFilter(tuple(_chains(objects)), tuple(legacy))
+        return RootFilter(tuple(_chains(objects)), tuple(legacy), tuple(outside))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise HostError("nft", "read", f"its list of rules is not understood: {error}") from error
 
 
 def _chains(objects: Sequence[Json]) -> Iterator[Chain]:
-    rules: dict[tuple[str, str, str], list[Rule]] = defaultdict(list)
+    rules_of: dict[tuple[str, str, str], list[Rule]] = defaultdict(list)
     for one in objects:
         if "rule" in one:
             rule = cast(Json, one["rule"])
             key = (str(rule["family"]), str(rule["table"]), str(rule["chain"]))
-            told = _rule(cast(list[object], rule.get("expr") or []))
-            handle = rule.get("handle")
-            comment = str(rule.get("comment", ""))
-            rules[key].append(replace(told, handle=handle if isinstance(handle, int) else 0, comment=comment))
+            rules_of[key] += rules(rule)
     for one in objects:
         if "chain" in one:
             chain = cast(Json, one["chain"])
             key = (str(chain["family"]), str(chain["table"]), str(chain["name"]))
-            yield Chain(
-                *key,
-                str(chain.get("hook", "")),
-                str(chain.get("policy", "")),
-                tuple(rules[key]),
-                str(chain.get("type", "")),
-            )
-
-
-def _rule(parts: Sequence[object]) -> Rule:
-    verdicts: set[str] = set()
-    jumps: list[str] = []
-    ports: list[tuple[int, int]] = []
-    links: list[str] = []
-    bare, opaque, translates = True, False, False
-    for part in parts:
-        if not isinstance(part, dict):
-            opaque = True
-            continue
-        name = next(iter(part), "")
-        value = part.get(name)
-        if name in ("accept", "drop", "reject", "return"):
-            verdicts.add(name)
-        elif name in ("jump", "goto") and isinstance(value, dict):
-            jumps.append(str(value.get("target", "")))
-        elif name == "match" and isinstance(value, dict):
-            bare = False
-            ports += _udp_ports(value)
-            links += _link_names(value)
-        elif name in ("masquerade", "snat", "dnat"):
-            bare, translates = False, True
-        elif name not in ("counter", "comment", "log"):
-            bare, opaque = False, opaque or name in ("xt", "vmap")
-    return Rule(frozenset(verdicts), tuple(jumps), tuple(ports), tuple(links), bare, opaque, translates=translates)
-
-
-def _udp_ports(match: Json) -> list[tuple[int, int]]:
-    payload = _member(match.get("left"), "payload")
-    if _member(payload, "field") != "dport" or _member(payload, "protocol") not in ("udp", "th"):
-        return []
-    if match.get("op") not in ("==", "in"):
-        return []
-    right = match.get("right")
-    members = _member(right, "set") or right
-    return [pair for one in (members if isinstance(members, list) else [members]) for pair in _range(one)]
-
-
-def _link_names(match: Json) -> list[str]:
-    key = _member(_member(match.get("left"), "meta"), "key")
-    if key not in ("iifname", "oifname") or match.get("op") not in ("==", "in"):
-        return []
-    members = _member(match.get("right"), "set") or match.get("right")
-    return [one for one in (members if isinstance(members, list) else [members]) if isinstance(one, str)]
-
-
-def _range(value: object) -> list[tuple[int, int]]:
-    if isinstance(value, int):
-        return [(value, value)]
-    bounds = _member(value, "range")
-    if isinstance(bounds, list) and len(bounds) == 2 and all(isinstance(one, int) for one in bounds):
-        return [(bounds[0], bounds[1])]
-    return []
-
-
-def _member(value: object, name: str) -> object:
-    return value.get(name) if isinstance(value, dict) else None
+            hook, policy, kind = (str(chain.get(name, "")) for name in ("hook", "policy", "type"))
+            yield Chain(*key, hook, policy, tuple(rules_of[key]), kind)
 
 
 def whose(filters: RootFilter, chain: Chain) -> str:
@@ -273,13 +207,3 @@ def held(filters: RootFilter) -> tuple[int, ...] | None:
 def _version(comment: str) -> int:
     known = {f"{OTHERS_COMMENT} (IPv{version})": version for version in (4, 6)}
     return known.get(comment, 0)
-
-
-def closed_to_uplinks(filters: RootFilter) -> Iterator[tuple[Chain, str]]:
-    """The base chains of others that drop what is forwarded and let no uplink pass; each with how."""
-    for chain, how in culprits(filters, "forward", IP_FAMILIES):
-        rules = [rule for one in filters.reached(chain) for rule in one.rules if "accept" in rule.verdicts]
-        if not any(
-            rule.comment == UPLINK_COMMENT or any(name.startswith("ux-") for name in rule.links) for rule in rules
-        ):
-            yield chain, how

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 
 from lvagent.config import Settings
+from lvagent.config_uplink import nets
 from lvagent.errors import CommandError, HostError
 from lvagent.failpoints import point
-from lvagent.host import files, nft_read, others, rootfilter
+from lvagent.host import conntrack, files, nft_read, others, rootfilter
+from lvagent.host.crossing import Closed, Way, closed_to_uplinks
 from lvagent.host.forwarding import Forwarding
 from lvagent.host.netspace import Netspace, translated
 from lvagent.host.nft_read import INET
@@ -33,6 +35,12 @@ log = logging.getLogger(__name__)
 
 WAYS = ('iifname "ux-*"', 'oifname "ux-*"')
 
+MOST_FLOWS = 1 << 16
+"""Of root's flows that nobody answered, looked at when the filter is put back."""
+
+GONE = "No such file or directory"
+"""What nft says of a chain that is not there."""
+
 
 class RouterSide:
     """Root, as far as uplinks need it.
@@ -43,12 +51,15 @@ class RouterSide:
     def __init__(self, settings: Settings, root: Callable[[], Netspace]) -> None:
         self._root = root
         self._ipv6 = settings.uplink.ipv6 != "none"
+        self._pools = nets((settings.uplink.pool_v4, settings.uplink.pool_v6))
         self._accept = settings.uplink.foreign == "accept"
         self._others = settings.uplink.others == "forward"
         self._forwarding = Forwarding(Path(settings.paths.state))
         self._lock = Path(settings.paths.run) / "router.lock"
         self.trouble: tuple[str, ...] = ()
         """Chains of others that drop what uplinks forward, as they were when last looked for."""
+        self.unreached: tuple[str, ...] = ()
+        """Those that drop only what comes to floating addresses and routed prefixes."""
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -90,6 +101,7 @@ class RouterSide:
             loaded = nft_read.table_comment(root.netfilter, INET)
         if loaded != wanted.digest:
             self._load(wanted.text)
+            self._forget()
             others.settle(root, root.inside(rootfilter.read), self._for_us_alone())
         point("router.filtered")
         root.inside(lambda: self._forwarding.ensure(ipv6=wanted.ipv6))
@@ -109,42 +121,61 @@ class RouterSide:
         led = "".join(root_text(vpc, (), [placed(one) for one in found if one.comment == vpc]) for vpc in sorted(vpcs))
         self._root().nft.run(text + led, "the filter of root")
 
+    def _forget(self) -> None:
+        """Forget what uplinks began while nothing translated it: nobody outside can answer it."""
+        root = self._root()
+        pools = self._pools
+        with translated("flows of uplinks", "forget"):
+            gone = root.inside(
+                lambda: conntrack.forget_unled(
+                    root.netfilter, lambda flow: any(flow.source in pool for pool in pools), MOST_FLOWS
+                )
+            )
+        if gone:
+            log.info("%s flows that VPCs began while the filter of root was gone begin anew", gone)
+
     def look(self) -> None:
         """Look who else drops what uplinks forward, by setting let it pass; and who needs forwarding. Never raises."""
         try:
             with self.locked():
-                found = self._look()
+                found, refused = self._look()
         except HostError as error:
-            self.trouble = (f"whether others drop what is forwarded is not known: {error}",)
+            self.trouble, self.unreached = (f"whether others drop what is forwarded is not known: {error}",), ()
             return
-        self.trouble = tuple(_told(found, chain, how) for chain, how in rootfilter.closed_to_uplinks(found))
+        closed = tuple(closed_to_uplinks(found))
+        self.unreached = tuple(_told(one, refused) for one in closed if one.ways == (Way.ADDRESSED,))
+        self.trouble = tuple(_told(one, refused) for one in closed if one.ways != (Way.ADDRESSED,))
         if found.legacy:
             tables = ", ".join(found.legacy)
             self.trouble += (
                 f"iptables-legacy has tables too ({tables}), and nft does not show them: iptables-legacy -S",
             )
 
-    def _look(self) -> RootFilter:
-        """What filters, after what we have put right in it."""
+    def _look(self) -> tuple[RootFilter, dict[str, str]]:
+        """What filters, after what we have put right in it; and where nft refused that."""
         root = self._root()
-        found = root.inside(rootfilter.read)
-        if self._accept and self._open(found):
+        found, refused = root.inside(rootfilter.read), {}
+        if self._accept and any(closed_to_uplinks(found)):
+            refused = self._open(found)
             found = root.inside(rootfilter.read)
         others.settle(root, found, self._for_us_alone())
-        return found
+        return found, refused
 
-    def _open(self, found: RootFilter) -> bool:
-        """Put our rules into the chains that drop; whether there are such."""
-        chains = [_place(found, chain) for chain, _ in rootfilter.closed_to_uplinks(found)]
-        for chain in chains:
+    def _open(self, found: RootFilter) -> dict[str, str]:
+        """Put our rules into the chains that drop; why that could not be done, by the chain that drops."""
+        refused = {}
+        for one in closed_to_uplinks(found):
+            chain = _place(found, one.chain)
             where = f"{chain.family} {chain.table} {chain.name}"
             rules = "".join(f'insert rule {where} {way} counter accept comment "{COMMENT}"\n' for way in WAYS)
             try:
                 self._root().nft.run(rules, str(chain), "let uplinks pass in")
-                log.warning("%s drops what uplinks forward, and has rules of ours now that let it pass", chain)
+                log.warning("%s drops what uplinks forward, and has rules of ours now that let it pass", one.chain)
             except HostError as error:
-                log.warning("%s", error)
-        return bool(chains)
+                refused[str(one.chain)] = str(error)
+                # What has gone meanwhile is heard of, and looked at again: firewalld makes its chains anew.
+                log.log(logging.DEBUG if GONE in str(error) else logging.WARNING, "%s", error)
+        return refused
 
     def remove(self) -> None:
         """Forward no more, if it was off before; take our rules out of chains of others, and the table away."""
@@ -158,7 +189,7 @@ class RouterSide:
                 there = nft_read.table_comment(root.netfilter, INET) is not None
             if there:
                 root.nft.run(f"delete table inet {TABLE}\n", "the filter of root", "remove")
-            self.trouble = ()
+            self.trouble = self.unreached = ()
 
     def _user(self, root: Netspace) -> str:
         """Who else forwards here by the look of the filter, and found forwarding on; '' if nobody does."""
@@ -190,10 +221,10 @@ def _place(found: RootFilter, chain: Chain) -> Chain:
     return next((one for one in found.reached(chain) if one.name == "DOCKER-USER"), chain)
 
 
-def _told(found: RootFilter, chain: Chain, how: str) -> str:
-    owner = rootfilter.whose(found, chain)
-    remedy = 'accept iifname "ux-*" and oifname "ux-*" there, or set uplink.foreign to accept'
-    return f"{chain}: {how}{f' ({owner})' if owner else ''} drops what uplinks forward; {remedy}"
+def _told(one: Closed, refused: Mapping[str, str]) -> str:
+    why = refused.get(str(one.chain))
+    other = "set uplink.foreign to accept" if why is None else f"find out why no rule of ours stays there: {why}"
+    return f"{one}; {one.remedy}; or {other}"
 
 
 def placed(one: Element) -> Placed:

@@ -15,6 +15,7 @@ from lvagent import failpoints
 from lvagent.errors import Conflict, HostError, SpecError
 from lvagent.failpoints import arm
 from lvagent.host import netns, rootfilter
+from lvagent.host.nft import Nft
 from lvagent.observe.filters import FilterWatch
 from lvagent.observe.forwarding import ForwardingWatch
 from lvagent.plan.resources import Router, Uplink
@@ -320,10 +321,17 @@ def test_a_chain_of_others_that_drops_is_named(site: Site) -> None:
     ]
     assert "policy drop (Docker)" in told[0]
     assert guest.ask(WEB, PORT, "dropped", patience=0.5) == ""
-    site.world.run("host", "nft", 'add rule ip filter DOCKER-USER iifname "ux-*" accept')
-    site.world.run("host", "nft", 'add rule ip filter DOCKER-USER oifname "ux-*" accept')
+    rules = [f'rule ip filter DOCKER-USER {way} "ux-*" accept' for way in ("iifname", "oifname")]
+    for rule in rules:
+        site.world.run("host", "nft", f"add {rule}")  # behind the rule that leaves the chain: nothing is met by it
+    site.networks.heal_router()
+    assert len(site.networks.trouble()[""]) == 2
+    assert guest.ask(WEB, PORT, "dropped", patience=0.5) == ""
+    for rule in rules:
+        site.world.run("host", "nft", f"insert {rule}")
     site.networks.heal_router()
     assert len(site.networks.trouble()[""]) == 1
+    assert guest.ask(WEB, PORT, "passed") == HOST
 
 
 @pytest.mark.parametrize(("name", "ruleset"), [("docker", DOCKER), ("firewalld", FIREWALLD)])
@@ -348,6 +356,24 @@ def test_by_setting_a_chain_of_others_lets_uplinks_pass(sites: Callable[..., Sit
         del before["sysctls"]
     assert after == before
     assert not [rule for chain in rootfilter.read().chains for rule in chain.rules if rule.comment]
+
+
+def test_a_table_that_others_own_is_told_of(sites: Callable[..., Site]) -> None:
+    """As firewalld 2.1 and later has it: nobody else may change it while it runs."""
+    site = sites(foreign="accept")
+    site.wishes.put(A, NAT)
+    site.guest(A, 5)
+    owner = Nft()
+    try:
+        owner.run(FIREWALLD.replace("{\n\tchain", "{\n\tflags owner\n\tchain", 1), "firewalld")
+        site.networks.heal_router()
+        (text,) = site.networks.trouble()[""]
+        assert "find out why no rule of ours stays there: cannot let uplinks pass in table inet firewalld" in text
+        assert "Operation not permitted" in text
+    finally:
+        owner.close()
+    site.networks.heal_router()
+    assert site.networks.trouble()[""] == ()
 
 
 # routed

@@ -320,6 +320,7 @@ class FakeWires:
         self.troubles: tuple[str, ...] = ()
         self.traffic: dict[str, dict[str, Traffic]] = {}
         self.when_carried: Callable[[str], None] = lambda _vpc: None
+        self.unreachable: tuple[str, ...] = ()
         self.kept_flows: dict[str, list[KeptFlow]] = {}
         self.probes: list[Probe] = []
         self.seen = Seen(True, "it gets there", "", ("a chain",))
@@ -373,6 +374,9 @@ class FakeWires:
 
     def trouble(self) -> tuple[str, ...]:
         return self.troubles
+
+    def unreached(self) -> tuple[str, ...]:
+        return self.unreachable
 
     def look(self) -> None:
         self.looks += 1

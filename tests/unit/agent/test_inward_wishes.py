@@ -181,3 +181,10 @@ def test_a_file_that_cannot_be_read_publishes_nothing_and_is_told(fake: FakeHost
     after.put_ports(ONE, PORTS)
     assert led(fake) == {Inward}
     assert after.vpc(A).uplink.trouble == ()
+
+
+def test_what_is_in_the_way_to_addresses_alone_is_told_of_who_has_one(fake: FakeHost, agent: Agent) -> None:
+    fake.wires.unreachable = ("table inet firewalld, chain filter_FORWARD: a rule in chain filter_FWD_public",)
+    assert agent.vpc(A).uplink.trouble == ()
+    agent.put_floating(FLOAT)
+    assert agent.vpc(A).uplink.trouble == fake.wires.unreachable

@@ -144,13 +144,27 @@ def accept(key: str, name: str) -> tuple[dict[str, Any], ...]:
 
 def test_uplinks_are_told_of_who_drops_what_they_forward() -> None:
     (found,) = uplinks(filters(*DOCKER), there=2)
-    assert (found.level, "policy drop (Docker). It drops what 2 VPCs send out" in found.text) == (Level.FAIL, True)
+    assert (found.level, "policy drop (Docker) drops what VPCs send out" in found.text) == (Level.FAIL, True)
+    assert "iptables -I DOCKER-USER -i ux-+ -j ACCEPT" in found.remedy
     (found,) = uplinks(filters(*DOCKER), there=0)
     assert found.level is Level.WARN
-    opened = filters(*DOCKER, rule("DOCKER-USER", *accept("iifname", "ux-*")))
+    half = (*DOCKER, rule("DOCKER-USER", *accept("iifname", "ux-*")))
+    (found,) = uplinks(filters(*half), there=2)
+    assert (found.level, "drops what comes to published ports" in found.text) == (Level.FAIL, True)
+    opened = filters(*half, rule("DOCKER-USER", *accept("oifname", "ux-*")))
     assert [one.level for one in uplinks(opened, there=2)] == [Level.PASS]
     strange = filters(*DOCKER, rule("DOCKER-USER", *accept("iifname", "eth0")))
     assert [one.level for one in uplinks(strange, there=2)] == [Level.FAIL]
+
+
+def test_what_matters_to_addresses_alone_is_a_warning() -> None:
+    led = {"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"}}
+    some = (*DOCKER, rule("DOCKER-USER", *accept("iifname", "ux-*")), rule("DOCKER-USER", led, ACCEPT))
+    (found,) = uplinks(filters(*some), there=2)
+    assert (found.level, "drops what comes to floating addresses and routed prefixes" in found.text) == (
+        Level.WARN,
+        True,
+    )
 
 
 def nat(hook: str, table: str = "nat") -> dict[str, Any]:
