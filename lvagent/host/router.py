@@ -101,8 +101,8 @@ class RouterSide:
             loaded = nft_read.table_comment(root.netfilter, INET)
         if loaded != wanted.digest:
             self._load(wanted.text)
-            self._forget()
             others.settle(root, root.inside(rootfilter.read), self._for_us_alone())
+            self._forget()
         point("router.filtered")
         root.inside(lambda: self._forwarding.ensure(ipv6=wanted.ipv6))
         point("router.forwarding")
