@@ -4,6 +4,7 @@
      +- SpecError       422  what the caller sent is wrong; says where (JSON path) and what to do
      +- NotFound        404  nothing of that kind has that id
      +- Conflict        409  it contradicts something that exists; names the other
+     +- Superseded      412  somebody was faster: what the caller saw is not so any more
      +- MonitorError    422  qemu refused a monitor command, in its words
      +- HostError       500  the host could not do it; says which resource and which action
      |   +- CommandError     a command ended badly; carries argv, exit code, stderr
@@ -73,6 +74,13 @@ class Conflict(LvagentError):
         super().__init__(message, hint=hint)
         self.path = path
         self.other = other
+
+
+class Superseded(LvagentError):
+    """What the caller had seen, and wanted to change, is not so any more."""
+
+    status = 412
+    kind = "precondition"
 
 
 class MonitorError(LvagentError):

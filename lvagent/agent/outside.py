@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from ipaddress import ip_address
 
 from lvagent.agent.floating import FloatingAddresses
@@ -13,8 +13,8 @@ from lvagent.agent.publications import Publications
 from lvagent.agent.told import Told
 from lvagent.agent.trace import Trace
 from lvagent.agent.vpcs import VpcWishes
-from lvagent.errors import Conflict, NotFound
-from lvagent.spec.publications import Floating, Publication
+from lvagent.errors import Conflict, NotFound, Superseded
+from lvagent.spec.publications import Floating, Publication, digest
 from lvagent.spec.status import VpcView
 from lvagent.spec.vpc import VpcConfig
 
@@ -44,11 +44,20 @@ class Outside(Told):
         self._entry(vm)
         return self._networks.ports.get(vm) or ()
 
-    def put_ports(self, vm: str, wish: tuple[Publication, ...]) -> Sequence[Publication]:
-        """Publish this of a VM and nothing else; see ``agent.publications``."""
+    def put_ports(
+        self, vm: str, wish: tuple[Publication, ...], seen: Collection[str] | None = None
+    ) -> Sequence[Publication]:
+        """Publish this of a VM and nothing else; see ``agent.publications``.
+
+        :param seen: only if the digest of what is published is one of these.
+        :raise Superseded: it is not.
+        """
         self._ready()
         with self._locks.hold(vm):
             entry = self._live(vm)
+            if seen is not None and digest(self.ports(vm)) not in seen:
+                hint = f"GET /v1/vms/{vm}/ports has the present digest in its ETag; look what was changed"
+                raise Superseded(f"If-Match: other ports of {vm} are published by now", hint=hint)
             with self._timeline.operation(vm, "ports", Trace()):
                 self._published.put(entry.carried, wish)
             return self.ports(vm)

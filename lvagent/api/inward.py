@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from http import HTTPStatus
 
 from lvagent.api import dump
@@ -11,6 +12,8 @@ from lvagent.errors import SpecError
 from lvagent.spec.json import load
 from lvagent.spec.publications import (
     Floating,
+    Publication,
+    digest,
     dump_floating,
     dump_publications,
     floating_address,
@@ -21,13 +24,23 @@ from lvagent.spec.publications import (
 
 def show_ports(call: Call) -> Answer:
     """GET /v1/vms/{id}/ports"""
-    return answer(HTTPStatus.OK, dump.items(dump_publications(call.agent.ports(call.path["id"]))))
+    return _ports(call.agent.ports(call.path["id"]))
 
 
 def put_ports(call: Call) -> Answer:
     """PUT /v1/vms/{id}/ports"""
     wish = parse_publications(load(call.body, max_bytes=call.settings.api.max_body))
-    return answer(HTTPStatus.OK, dump.items(dump_publications(call.agent.put_ports(call.path["id"], wish))))
+    return _ports(call.agent.put_ports(call.path["id"], wish, _seen(call.headers.get("if-match"))))
+
+
+def _ports(found: Sequence[Publication]) -> Answer:
+    return answer(HTTPStatus.OK, dump.items(dump_publications(found)), ETag=f'"{digest(found)}"')
+
+
+def _seen(match: str | None) -> Collection[str] | None:
+    """The digests in ``If-Match``; None: any will do."""
+    tags = [] if match is None else [tag.strip() for tag in match.split(",")]
+    return None if match is None or "*" in tags else [tag[1:-1] for tag in tags if tag[:1] == tag[-1:] == '"']
 
 
 def list_floating(call: Call) -> Answer:

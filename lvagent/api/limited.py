@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from lvagent.agent.news import Item, News
 from lvagent.api.limited_host import LimitedHost
@@ -272,10 +272,12 @@ class Limited(LimitedHost):
         self.vm(vm)
         return self._agent.ports(vm)
 
-    def put_ports(self, vm: str, wish: tuple[Publication, ...]) -> Sequence[Publication]:
+    def put_ports(
+        self, vm: str, wish: tuple[Publication, ...], seen: Collection[str] | None = None
+    ) -> Sequence[Publication]:
         """Publish ports of a VM of his. Which program of the host has a port he is not told."""
         self.vm(vm)
-        return self._agent.put_ports(vm, wish)
+        return self._agent.put_ports(vm, wish, seen)
 
     def floating(self) -> Sequence[Floating]:
         """The floating addresses of VMs of his."""

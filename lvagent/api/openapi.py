@@ -27,7 +27,7 @@ BEARER: Json = {
 
 REPLY_HEADERS = {
     "Location": "where it is to be found",
-    "ETag": "the revision of the VM's spec, for If-Match",
+    "ETag": "the revision of the VM's spec, or a digest of its ports, for If-Match",
     "Preference-Applied": "respond-async, if the request preferred that",
     "Retry-After": "seconds after which to try again",
     "WWW-Authenticate": "Bearer",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from lvagent.agent.news import News
@@ -129,7 +129,9 @@ class Agent(Protocol):
     def ports(self, vm: str) -> Sequence[Publication]:
         """The ports of the host that lead to a VM."""
 
-    def put_ports(self, vm: str, wish: tuple[Publication, ...]) -> Sequence[Publication]:
+    def put_ports(
+        self, vm: str, wish: tuple[Publication, ...], seen: Collection[str] | None = None
+    ) -> Sequence[Publication]:
         """Have these ports of the host lead to a VM, and no others; all or nothing."""
 
     def floating(self) -> Sequence[Floating]:

@@ -23,6 +23,7 @@ PREFER = Header("Prefer", "respond-async: answer 202 at once; wait=N: after N se
 IF_MATCH = Header("If-Match", 'only if the VM has this revision, as in its ETag: "3"; * is any', '"3"')
 IF_NONE_MATCH = Header("If-None-Match", "*: only if there is no such VM", "*")
 CHANGES = (PREFER, IF_MATCH, IF_NONE_MATCH)
+PORTS_MATCH = Header("If-Match", "only if what is published has this digest, as in its ETag", '"0123456789abcdef"')
 
 LATER = Reply(
     202, "It goes on; ask at Location how it stands.", "Operation", headers=("Location", "Preference-Applied")
@@ -32,7 +33,7 @@ THERE = Reply(200, "It was changed to this spec, or had it already.", "PutResult
 
 
 def _read(path: str, name: str, summary: str, view: View, schema: str, *names: Name) -> Route:
-    reply = Reply(200, summary, schema, headers=("ETag",) if schema == "Vm" else ())
+    reply = Reply(200, summary, schema, headers=("ETag",) if schema in ("Vm", "PortList") else ())
     return Route("GET", path, name, Role.READ, summary, view, (reply,), (404,) if names else (), names)
 
 
@@ -110,9 +111,10 @@ ROUTES: tuple[Route, ...] = (
         Role.ADMIN,
         "Have these ports of the host lead to a VM, and no others; all or nothing. They go with the VM.",
         inward.put_ports,
-        (Reply(200, "It is so.", "PortList"),),
-        (404, 409, 413, 415),
+        (Reply(200, "It is so.", "PortList", headers=("ETag",)),),
+        (404, 409, 412, 413, 415),
         names=(VM,),
+        headers=(PORTS_MATCH,),
         body="PortsSpec",
     ),
     _read(

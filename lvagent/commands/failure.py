@@ -19,10 +19,13 @@ CODES: Mapping[int, int] = {401: DENIED, 403: DENIED, 404: NOT_FOUND, 409: CONFL
 
 
 class Failure(click.ClickException):
-    """A command failed."""
+    """A command failed. ``kind``: of the error, as the API names it; '' if it is none of the API's."""
 
-    def __init__(self, message: str, *, code: int = FAILED, path: str = "", hint: str = "", phase: str = "") -> None:
+    def __init__(
+        self, message: str, *, code: int = FAILED, path: str = "", hint: str = "", phase: str = "", kind: str = ""
+    ) -> None:
         super().__init__(message)
+        self.kind = kind
         self.exit_code = code  # type: ignore[misc]  # click reads it from the instance
         self.path = path
         self.hint = hint
@@ -45,7 +48,8 @@ def of_problem(problem: Mapping[str, object]) -> Failure:
     status = problem.get("status")
     code = CODES.get(status, FAILED) if isinstance(status, int) else FAILED
     message = text("detail") or text("title") or "the agent refused"
-    return Failure(message, code=code, path=text("path"), hint=text("hint"), phase=text("phase"))
+    kind = text("type").rpartition(":")[2]
+    return Failure(message, code=code, path=text("path"), hint=text("hint"), phase=text("phase"), kind=kind)
 
 
 def of_error(error: LvagentError) -> Failure:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from urllib.parse import quote
 
 import click
 
 from lvagent.commands import access
+from lvagent.commands.client import Client
+from lvagent.commands.failure import Failure
 from lvagent.commands.session import Session, output_option, pass_session
-from lvagent.commands.tables import Json, plain, print_json, print_table, texts
+from lvagent.commands.tables import Json, objects, plain, print_json, print_table, texts
+from lvagent.errors import Superseded
 
 HEADS = ("PROTO", "ADDRESS", "PORT", "VM PORT", "SOURCES")
+TRIES = 8
+"""How often a change is tried while others change the same."""
+
 FORM = "[ADDRESS:]PORT[-END][:PORT][/udp]"
 
 _PORT = re.compile(
@@ -67,20 +73,38 @@ def ports(
     port of the VM (the same). To remove one, the part before the VM's port is enough.
     """
     client, path = session.client(), f"{access.path_of(ident)}/ports"
-    found = client.items(path)
+    new = [{**one, "sources": list(sources)} for one in added]
+    found: Sequence[Json]
     if added or removed or clear:
-        wish = [] if clear else [one for one in found if not any(_same(one, gone) for gone in removed)]
-        for gone in removed:
-            if not clear and not any(_same(one, gone) for one in found):
-                raise click.BadParameter(
-                    f"{gone['proto']} port {gone['host_port']} is not published", param_hint="--remove"
-                )
-        wish += [{**one, "sources": list(sources)} for one in added]
-        found = client.call("PUT", path, json.dumps(wish).encode()).json["items"]  # type: ignore[assignment]
+        found = _change(client, path, lambda there: [*([] if clear else _without(there, removed)), *new])
+    else:
+        found = client.items(path)
     if session.json:
         print_json(found)
         return
     print_table(HEADS, [_row(one) for one in found], empty=f"nothing leads to {plain(ident)}")
+
+
+def _change(client: Client, path: str, wish: Callable[[Sequence[Json]], list[Json]]) -> Sequence[Json]:
+    """Make of the ports that are there what is wished; if somebody else was faster, of those that are there then."""
+    for left in reversed(range(TRIES)):
+        there = client.call("GET", path)
+        wanted = json.dumps(wish(objects(there.json["items"]))).encode()
+        try:
+            return objects(client.call("PUT", path, wanted, If_Match=there.headers["etag"]).json["items"])
+        except Failure as failure:
+            if failure.kind != Superseded.kind or not left:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _without(there: Sequence[Json], removed: tuple[dict[str, object], ...]) -> list[Json]:
+    for gone in removed:
+        if not any(_same(one, gone) for one in there):
+            raise click.BadParameter(
+                f"{gone['proto']} port {gone['host_port']} is not published", param_hint="--remove"
+            )
+    return [one for one in there if not any(_same(one, gone) for gone in removed)]
 
 
 def _same(one: Json, other: Json) -> bool:

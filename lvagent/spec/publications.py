@@ -5,6 +5,8 @@ Wishes of their own, beside the specs: a publication belongs to a VM and goes wi
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
@@ -262,6 +264,12 @@ def dump_publication(one: Publication) -> dict[str, object]:
 def dump_publications(found: Iterable[Publication]) -> list[dict[str, object]]:
     """Publications as JSON values; ``parse_publications`` of them gives the same again."""
     return [dump_publication(one) for one in found]
+
+
+def digest(found: Iterable[Publication]) -> str:
+    """By which one can tell whether they are the same still: hexadecimal."""
+    text = json.dumps(dump_publications(found), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def publication_schema() -> dict[str, object]:

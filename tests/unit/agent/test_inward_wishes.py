@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from lvagent.agent.core import Agent
-from lvagent.errors import Conflict, HostError, NotFound
+from lvagent.errors import Conflict, HostError, NotFound, Superseded
 from lvagent.host.listeners import Listener
 from lvagent.host.wishes import WishFiles
 from lvagent.plan.resources import Inward, Plug, Proxy, Uplink
 from lvagent.render.inward import inward
 from lvagent.spec import names
 from lvagent.spec.parse import parse_vm
-from lvagent.spec.publications import Floating, parse_publications
+from lvagent.spec.publications import Floating, digest, parse_publications
 from lvagent.spec.vpc import UplinkMode, VpcConfig
 from tests.unit.agent.fakes import FakeHost
 from tests.unit.api.specs import vm
@@ -60,6 +60,14 @@ def files(fake: FakeHost) -> tuple[frozenset[str], frozenset[str]]:
     assert fake.ports is not None
     assert fake.floats is not None
     return fake.ports.keys(), fake.floats.keys()
+
+
+def test_whoever_saw_other_ports_changes_none(agent: Agent) -> None:
+    seen = digest(agent.ports(ONE))
+    assert agent.put_ports(ONE, PORTS, {"", seen}) == PORTS
+    with pytest.raises(Superseded, match="other ports"):
+        agent.put_ports(ONE, (), {seen})
+    assert agent.put_ports(ONE, (), {digest(PORTS)}) == ()
 
 
 def test_they_are_there_after_a_restart_and_go_with_their_vm(fake: FakeHost, agent: Agent) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from lvagent.agent.news import News
 from lvagent.agent.tally import Tally
 from lvagent.api.protocol import Agent, Watch
-from lvagent.errors import Conflict, MonitorError, NotFound, Unavailable
+from lvagent.errors import Conflict, MonitorError, NotFound, Superseded, Unavailable
 from lvagent.plan.explain.facts import Facts
 from lvagent.plan.explain.walk import explain
 from lvagent.plan.firewall import directed
@@ -20,7 +20,7 @@ from lvagent.spec.flow import WORLD, Explained, Flow, Live
 from lvagent.spec.metrics import HostMetrics, Metrics, VmMetrics, VpcMetrics
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.peerings import Peering, Peerings, PeeringState, PeeringView, peering
-from lvagent.spec.publications import Floating, Publication, implied
+from lvagent.spec.publications import Floating, Publication, digest, implied
 from lvagent.spec.status import (
     Action,
     Drift,
@@ -333,8 +333,11 @@ class FakeAgent:
     def ports(self, vm: str) -> Sequence[Publication]:
         return self.vm(vm).published
 
-    def put_ports(self, vm: str, wish: tuple[Publication, ...]) -> Sequence[Publication]:
-        self.vm(vm)
+    def put_ports(
+        self, vm: str, wish: tuple[Publication, ...], seen: Collection[str] | None = None
+    ) -> Sequence[Publication]:
+        if seen is not None and digest(self.ports(vm)) not in seen:
+            raise Superseded(f"If-Match: other ports of {vm} are published by now")
         self._enter("put_ports", vm)
         for one in wish:
             for other in self.vms():

@@ -250,6 +250,10 @@ def test_he_takes_no_volume_that_is_there(mine: FlaskClient, admin: FlaskClient)
 def test_he_publishes_ports_of_his_and_is_not_told_who_is_in_the_way(mine: FlaskClient, admin: FlaskClient) -> None:
     assert admin.put(f"/v1/vms/{THEIRS}/ports", json=[{"host_port": 8080}]).status_code == 200
     assert mine.put(f"/v1/vms/{MINE}/ports", json=[{"host_port": 8081}]).json["items"][0]["port"] == 8081
+    seen = mine.get(f"/v1/vms/{MINE}/ports").headers["ETag"]
+    for tag, status in (('"x"', 412), (f'"x", {seen}', 200), (seen, 412), ("*", 200)):
+        ports = [{"host_port": 8081}, {"host_port": 8082}]
+        assert mine.put(f"/v1/vms/{MINE}/ports", json=ports, headers={"If-Match": tag}).status_code == status
     for port in (8080, 22):
         refused = mine.put(f"/v1/vms/{MINE}/ports", json=[{"host_port": port}])
         assert (refused.status_code, refused.json["path"]) == (409, "[0].host_port")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from lvagent.errors import HostError
 from lvagent.spec.names import nic_mac
+from lvagent.spec.publications import Publication, parse_publications
 from lvagent.spec.status import State
 from tests.unit.api.specs import full, vm
 from tests.unit.cli.shell import Became, Shell
@@ -50,6 +52,22 @@ def test_create_again_and_apply(shell: Shell, tmp_path: Path) -> None:
     assert changed.exit_code == 0
     assert "i-0000000001 changed, running" in changed.stdout
     assert "  at its next start: memory_mb" in changed.stdout
+
+
+def test_of_two_who_publish_at_once_neither_loses_his(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell.run("vm", "create", "-f", "-", stdin=SPEC)
+    told, faster = shell.agent.ports, iter(["8080", "8081"])
+
+    def ports(vm: str) -> Sequence[Publication]:
+        """Between the look and the change somebody else makes one."""
+        found = told(vm)
+        if port := next(faster, ""):
+            shell.agent.put_ports(vm, (*found, *parse_publications([{"host_port": int(port)}])))
+        return found
+
+    monkeypatch.setattr(shell.agent, "ports", ports)
+    made = shell.run("vm", "ports", "i-0000000001", "--add", "9000", "-o", "json")
+    assert [one["host_port"] for one in json.loads(made.stdout)] == [8080, 8081, 9000]
 
 
 def test_ports_are_published_shown_and_taken_away(shell: Shell) -> None:
