@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -18,14 +19,18 @@ A, VM = "vpc-aaaaaaaaaa", "/v1/vms/i-0000000001"
 WEB, HOST = "203.0.113.2", "203.0.113.1"
 BOOT = 150
 SERVER = """
-import http.server, sys
+import http.server, socketserver, sys
 class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         body = f"you are {self.client_address[0]}\\n".encode()
         self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers()
         self.wfile.write(body)
     def log_message(self, *args): pass
-http.server.ThreadingHTTPServer((sys.argv[1], 8080), Answer).serve_forever()
+class Server(http.server.ThreadingHTTPServer):
+    def server_bind(self):  # that of HTTPServer asks a DNS server for its name first
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = "web", 8080
+Server((sys.argv[1], 8080), Answer).serve_forever()
 """
 
 
@@ -45,6 +50,8 @@ def world(agent_lab: LabHost) -> Iterator[LabHost]:
         agent_lab.popen(["python3", "-c", SERVER, address], netns=space)
         for address, space in ((WEB, "world"), (HOST, ""))
     ]
+    for space in ("world", ""):
+        assert until(lambda space=space: ":8080" in agent_lab.run(["ss", "-Hltn"], netns=space).stdout, 30)  # type: ignore[misc]
     yield agent_lab
     for one in servers:
         one.terminate()
@@ -182,6 +189,10 @@ def test_the_world_reaches_a_guest_by_a_port_and_by_an_address(world: LabHost, s
     implied = [one for one in lab.api("GET", f"{VM}/rules").json["rules"] if one["implied"]]
     assert [(one["proto"], one["port"], one["packets"] > 0) for one in implied] == [("tcp", 22, True)]
     assert lab.run(["lvagent", "doctor"], check=False).stdout.count("published ports") == 0
+    with ThreadPoolExecutor(4) as pool:
+        add = [["lvagent", "vm", "ports", "i-0000000001", "--add", str(port)] for port in range(9001, 9005)]
+        assert all(done.stdout for done in pool.map(lab.run, add))
+    assert [one["host_port"] for one in lab.api("GET", f"{VM}/ports").json["items"]] == [2222, *range(9001, 9005)]
 
     assert lab.api("PUT", f"/v1/vpcs/{A}", {"uplink": "none"}).status == 409
     assert lab.api("DELETE", f"{VM}?volumes=delete").status == 204
