@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lvagent.agent import routed
 from lvagent.agent.index import Entry, Index
 from lvagent.agent.networks import Networks
 from lvagent.errors import Conflict, NotFound
@@ -70,13 +71,14 @@ class Explainer:
         return Live(True, seen.arrived, agrees, text, seen.decider, seen.path)
 
     def _facts(self) -> Facts:
-        entries = self._index.all()
+        entries, policy = self._index.all(), self._networks.policy_afresh()
         return Facts(
             vms={entry.spec.id: entry.carried for entry in entries},
             running=frozenset(entry.spec.id for entry in entries if _runs(entry)),
-            policy=self._networks.policy_afresh(),
+            policy=policy,
             transits=self._networks.transits(),
             peerings=self._index.peerings,
+            contested=frozenset((vpc, net) for vpc, net, _ in routed.contested(self._index, policy)),
         )
 
 

@@ -56,7 +56,7 @@ def _routed(there: Iterable[VmConfig], policy: Policy, besides: str = "") -> lis
 
 def apart(vpc: str, wish: frozenset[Resource], index: Index, policy: Policy) -> frozenset[Resource]:
     """The wish of a VPC without the routes of prefixes that another VPC has as well: none of the two is guessed."""
-    gone = {net for one, net, _ in _contested(index, policy) if one == vpc}
+    gone = {net for one, net, _ in contested(index, policy) if one == vpc}
     return frozenset(_without(one, gone) for one in wish) if gone else wish
 
 
@@ -68,12 +68,12 @@ def _without(one: Resource, gone: set[Net]) -> Resource:
 
 def trouble(index: Index, policy: Policy) -> Iterator[tuple[str, str]]:
     """The VPCs with a prefix that is routed to nobody for that reason, each with what to tell of it."""
-    for vpc, net, other in _contested(index, policy):
+    for vpc, net, other in contested(index, policy):
         yield vpc, f"{net} is not routed: it is in {other} too; change one of the two, or its uplink"
 
 
-def _contested(index: Index, policy: Policy) -> list[tuple[str, Net, str]]:
-    """VPCs, each with a prefix, and another VPC that has one which overlaps it."""
+def contested(index: Index, policy: Policy) -> list[tuple[str, Net, str]]:
+    """The VPCs with a prefix that is routed to neither of two, each with that, and the other one."""
     there = _routed((entry.carried for entry in index.all()), policy)
     pairs = sorted(there, key=lambda pair: (pair[1].version, int(pair[1].network_address), pair[1].prefixlen))
     found: list[tuple[str, Net, str]] = []

@@ -48,6 +48,7 @@ class Facts:
     """``vms``: the spec that the network carries of each VM. ``running``: those whose guest runs.
 
     ``transits``: the addresses of the uplinks that are there. ``peerings``: which VPCs shall route to each other.
+    ``contested``: VPCs, each with a prefix that another one has as well, so that it is routed to neither.
     """
 
     vms: Mapping[str, VmConfig]
@@ -55,6 +56,7 @@ class Facts:
     policy: Policy
     transits: Mapping[str, Transit] = field(default_factory=dict)
     peerings: Peerings = field(default_factory=Peerings)
+    contested: frozenset[tuple[str, Net]] = frozenset()
     _members: dict[str, list[VmConfig]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     _near: dict[str, tuple[Beside, ...]] = field(init=False, repr=False, compare=False, default_factory=dict)

@@ -27,7 +27,8 @@ def routes(facts: Facts, vpc: str) -> set[Net]:
     mode, ways = facts.policy.mode(vpc), facts.policy.uplinks
     if mode is UplinkMode.NONE or ways is None or not ways.routed:
         return set()
-    return uplinks.routable(mode, [net for one in facts.segments(vpc) for net in one.nets], ways)
+    nets = {net for one in facts.segments(vpc) for net in one.nets if (vpc, net) not in facts.contested}
+    return uplinks.routable(mode, nets, ways)
 
 
 def routed_to(facts: Facts, vpc: str, address: Address) -> bool:

@@ -19,6 +19,7 @@ from lvagent.host.wishes import WishFiles
 from lvagent.plan.resources import Uplink
 from lvagent.render.inward import inward
 from lvagent.spec import names
+from lvagent.spec.flow import parse_flow
 from lvagent.spec.parse import parse_vm
 from lvagent.spec.publications import Floating, parse_publications
 from lvagent.spec.vm import VmConfig
@@ -296,6 +297,8 @@ def test_a_prefix_that_two_vpcs_have_since_the_settings_changed_is_routed_to_non
         ["10.0.0.0/24 is not routed: it is in vpc-aaaaaaaa"],
         [],
     ]
+    out = parse_flow(ONE, "203.0.113.77", "tcp", 80)
+    assert "10.0.0.5 is not routed to vpc-aaaaaaaaaa" in after.explain(out).walk.decider.text
     state = fake.state()
     after.sweep()
     assert fake.state() == state
