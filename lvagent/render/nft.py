@@ -49,6 +49,10 @@ Part = Filter | Subnet | Peer
 _MARKS = {"closed": 0x8000_0000, "fabric": 0x8000_0001, "bridged": 0x8000_0000 | RECEIVED}
 """Marks of what goes to no port, and to the underlay side; and the bits of which what is bridged has one."""
 
+_SHARES = 6143
+"""Ports or VMs of one VPC on one host whose shares are counted; those beyond would have no limits. The kernel makes
+room for all of a set at once, in powers of two that 4/3 of this just fit (nft_set_hash.c): 128 KiB a set."""
+
 _WORDS, _END = 9, "."
 """The words of a note; the last one says that no chunk of it is missing."""
 _CHUNK = 100
@@ -126,6 +130,7 @@ def _constants(limits: FilterSettings | None) -> dict[str, object]:
         "router_lifetime": ROUTER_LIFETIME,
         "marks": _MARKS,
         "limits": limits or FilterSettings(),
+        "shares": _SHARES,
     }
 
 

@@ -128,7 +128,7 @@ PLAIN = (
 
 def test_the_base_of_the_rules_takes_settings_and_no_value_of_a_spec() -> None:
     source = (templates_folder() / "firewall.nft.j2").read_text()
-    constants = {"digest", "limits", "marks", "metadata_address_v4", "metadata_address_v6"}
+    constants = {"digest", "limits", "marks", "metadata_address_v4", "metadata_address_v6", "shares"}
     assert meta.find_undeclared_variables(environment().parse(source)) == constants
 
 
