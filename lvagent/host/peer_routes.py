@@ -80,7 +80,7 @@ def _route(link: Link, route: Route, protocol: int, scope: int) -> bytes:
 def get_routes(family: int, link: Link) -> Message:
     """Ask for the routes of a family that lead over a link."""
     body = _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + u32(RTA_OIF, link.index)
-    return Message(RTM_GETROUTE, 0, body, f"list routes over {link.name}", frozenset({errno.ENOENT}))
+    return Message(RTM_GETROUTE, 0, body, f"list routes over {link.name}", frozenset({errno.ENOENT, errno.ENODEV}))
 
 
 def parse_route(body: bytes, link: Link) -> Route | None:
@@ -114,7 +114,8 @@ def add_neighbour(link: Link, address: IPv6Address, mac: str) -> Message:
 def get_neighbour(link: Link, address: IPv6Address) -> Message:
     """Ask for a neighbour."""
     body = _NDMSG.pack(AF_INET6, link.index, 0, 0, 0) + attribute(NDA_DST, address.packed)
-    return Message(RTM_GETNEIGH, 0, body, f"find {address} at {link.name}", frozenset({errno.ENOENT}))
+    gone = frozenset({errno.ENOENT, errno.ENODEV})
+    return Message(RTM_GETNEIGH, 0, body, f"find {address} at {link.name}", gone)
 
 
 def parse_neighbour(body: bytes) -> str:

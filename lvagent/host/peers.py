@@ -120,7 +120,8 @@ def _routes(space: Netspace, link: Link) -> frozenset[Route]:
         try:
             bodies = space.route.dump(peer_routes.get_routes(family, link))
         except NetlinkError as error:
-            if error.errno != errno.ENOENT:  # a namespace that has no route yet has no table of them
+            # A namespace that has no route yet has no table of them; and the link goes with its other end, any time.
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
                 raise
             bodies = []
         found |= {peer_routes.parse_route(body, link) for body in bodies}

@@ -22,8 +22,10 @@ from typing import Any
 import pytest
 
 from lvagent.config import FilterSettings, Settings
-from lvagent.host import netns
+from lvagent.host import netns, peers
 from lvagent.host.network import Network
+from lvagent.host.vpc import BROKEN
+from lvagent.host.vpcs import VpcSides
 from lvagent.plan.resources import Peer
 from lvagent.spec import names
 from lvagent.spec.peerings import PeeringState
@@ -437,3 +439,12 @@ def test_an_end_in_a_dead_namespace_is_no_link(site: Site, network: Network) -> 
         site.start(P)
         said = token()
         assert comes(site, A, P, datagram(A, P, 53, payload=said), said)
+
+
+def test_a_link_that_goes_while_it_is_looked_at_is_told_as_broken(site: Site, settings: Settings) -> None:
+    side = VpcSides(settings.paths.netns, settings.filter).needed(VPC)
+    there = side.space.links()
+    inside(site, VPC_P, "ip", "link", "del", LINK_A)  # as it goes with the namespace of the other end, at any time
+    found = {one.other: one.mtu for one in peers.observe(side, there, {}, lambda _: None)}
+    assert found[VPC_P] == BROKEN
+    assert side.space.routes(there[LINK_P].index) == frozenset()
