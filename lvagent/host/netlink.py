@@ -217,7 +217,7 @@ class Socket:
         """The bodies of all objects that a dump request yields.
 
         :param most: take no more than so many; what follows is never read, so the socket is good for nothing else then.
-        :raise NetlinkError: it was refused.
+        :raise NetlinkError: it was refused otherwise than it tolerates.
         """
         found: list[bytes] = []
         with self._lock:
@@ -225,7 +225,7 @@ class Socket:
 
             def take(reply: _Reply) -> bool:
                 if reply.kind in (_NLMSG_ERROR, _NLMSG_DONE):
-                    if reply.code:
+                    if reply.code and reply.code not in message.tolerate:
                         raise NetlinkError(reply.code, message.label, reply.said())
                     return False
                 found.append(reply.body)

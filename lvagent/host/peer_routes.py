@@ -78,7 +78,10 @@ def _route(link: Link, route: Route, protocol: int, scope: int) -> bytes:
 
 
 def get_routes(family: int, link: Link) -> Message:
-    """Ask for the routes of a family that lead over a link."""
+    """Ask for the routes of a family that lead over a link.
+
+    A namespace that has no route yet has no table of them; and the link goes with its other end, any time.
+    """
     body = _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + u32(RTA_OIF, link.index)
     return Message(RTM_GETROUTE, 0, body, f"list routes over {link.name}", frozenset({errno.ENOENT, errno.ENODEV}))
 

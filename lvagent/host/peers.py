@@ -9,7 +9,6 @@ namespace but for the prefixes of the other VPC. The caller holds the locks of b
 
 from __future__ import annotations
 
-import errno
 import hashlib
 from collections.abc import Callable, Mapping
 from ipaddress import IPv6Address
@@ -17,7 +16,6 @@ from ipaddress import IPv6Address
 from lvagent.failpoints import point
 from lvagent.host import links, peer_routes, sysctl
 from lvagent.host.links import Link
-from lvagent.host.netlink import NetlinkError
 from lvagent.host.netspace import Netspace, translated
 from lvagent.host.peer_routes import Route
 from lvagent.host.vpc import BROKEN, VpcSide
@@ -117,14 +115,9 @@ def _wanted(peer: Peer) -> frozenset[Route]:
 def _routes(space: Netspace, link: Link) -> frozenset[Route]:
     found: set[Route | None] = set()
     for family in peer_routes.FAMILIES:
-        try:
-            bodies = space.route.dump(peer_routes.get_routes(family, link))
-        except NetlinkError as error:
-            # A namespace that has no route yet has no table of them; and the link goes with its other end, any time.
-            if error.errno not in (errno.ENOENT, errno.ENODEV):
-                raise
-            bodies = []
-        found |= {peer_routes.parse_route(body, link) for body in bodies}
+        found |= {
+            peer_routes.parse_route(body, link) for body in space.route.dump(peer_routes.get_routes(family, link))
+        }
     return frozenset(route for route in found if route is not None)
 
 
