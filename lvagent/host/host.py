@@ -156,7 +156,7 @@ def _routes(kernel: Socket, version: int) -> list[bytes]:
     try:
         return kernel.dump(routes.get_all(version))
     except NetlinkError as error:
-        if error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT):  # no such table yet, or no IPv6
+        if error.errno in (errno.EOPNOTSUPP, errno.EAFNOSUPPORT):  # no IPv6
             return []
         raise
 

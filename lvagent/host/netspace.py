@@ -115,12 +115,7 @@ class Netspace:
         """
         found: set[Route] = set()
         for version in (4, 6):
-            try:
-                told = map(routes.parse, self.route.dump(routes.get_all(version, link)))
-            except NetlinkError as error:
-                if error.errno not in (errno.ENOENT, errno.ENODEV):  # there is no such table yet, or link any more
-                    raise
-                continue
+            told = map(routes.parse, self.route.dump(routes.get_all(version, link)))
             found.update(one for one in told if one.table == routes.MAIN and link in (0, one.link))
         return frozenset(found)
 

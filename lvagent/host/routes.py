@@ -60,11 +60,13 @@ def delete(route: Route) -> Message:
 def get_all(version: int, link: int = 0) -> Message:
     """Ask for the routes of an IP version in the main table.
 
+    There are none where there is no such table yet, or link any more.
+
     :param link: only those that leave by this one.
     """
     family = AF_INET if version == 4 else AF_INET6
     body = _RTMSG.pack(family, 0, 0, 0, MAIN, 0, 0, 0, 0) + u32(RTA_TABLE, MAIN)
-    absent = frozenset({errno.ENOENT})
+    absent = frozenset({errno.ENOENT, errno.ENODEV})
     return Message(RTM_GETROUTE, 0, body + (u32(RTA_OIF, link) if link else b""), "list routes", absent)
 
 
