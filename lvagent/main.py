@@ -170,9 +170,9 @@ def _serving(agent: Agent, settings: Settings) -> Iterator[queue.SimpleQueue[str
         worker.start()
         witness.start()
         agent.start()
-        events.start()
-        filters.start()
+        filters.start()  # before the first sweep: what somebody changes behind its back is to be heard
         forwarding.start()
+        events.start()
         yield names
     finally:
         names.put(STOP)

@@ -77,7 +77,8 @@ class FilterWatch:
         ]
 
     def start(self) -> None:
-        """Listen from now on."""
+        """Listen from now on: what changes after this has returned, in a namespace that is there, is heard."""
+        self._follow()
         for thread in self._threads:
             thread.start()
 
