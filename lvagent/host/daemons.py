@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lvagent.errors import HostError
+from lvagent.host import processes
 from lvagent.host.run import run
 from lvagent.host.view import View
 
@@ -35,19 +36,25 @@ MAX_PID = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What tells a daemon from any other process: the name of its program, and an argument only it has."""
+    """What tells a daemon of this host from any other process: the name of its program, and an argument only it has.
+
+    An agent in a container of this host has daemons of its own, with the same arguments: they are strangers.
+    ``nested``: it has pids of its own.
+    """
 
     program: str
     argument: str
+    nested: bool = False
 
     def matches(self, pid: int) -> bool:
         """Whether the process of this pid, alive and no zombie, is that daemon."""
         try:
             program = os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
             arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            here = processes.nested(pid) if self.nested else not processes.apart(pid)
         except OSError:
             return False
-        return os.path.basename(program) == self.program and self.argument.encode() in arguments
+        return os.path.basename(program) == self.program and self.argument.encode() in arguments and here
 
 
 def start(argv: Sequence[str], *, namespace: str, view: View, unit: str, timeout: float = 10) -> None:

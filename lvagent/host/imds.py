@@ -234,7 +234,7 @@ class MetadataService:
         except OSError:
             return
         if program.startswith("python"):
-            daemons.end(pid, daemons.Identity(program, f"--name={self._socket}"))
+            daemons.end(pid, daemons.Identity(program, f"--name={self._socket}", nested=True))
 
     def _start(self) -> socket.socket:
         """Start the service, unless another has just done so."""

@@ -6,6 +6,7 @@ a file also notes when its process began; if that is another time later, the pro
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 import time
@@ -20,6 +21,10 @@ STATES = {"Z": "zombie", "T": "stopped", "t": "traced", "X": "dead", "x": "dead"
 
 TICKS = os.sysconf("SC_CLK_TCK")
 """The kernel's unit of a start time, per second."""
+
+_HERE = "/proc/self/ns/pid"
+_GET_PARENT = 0xB702
+"""NS_GET_PARENT of linux/nsfs.h."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,34 @@ def parse_stat(text: str) -> Stat:
     if len(fields) < 20:
         raise ValueError("the line is too short")
     return Stat(STATES.get(fields[0], "running"), int(fields[19]))
+
+
+def apart(pid: int) -> bool:
+    """Whether a process is in a container: in another pid namespace than this one (pid_namespaces(7)).
+
+    It may have the paths of one of ours among its arguments, and they are other files.
+
+    :raise OSError: there is no such process.
+    """
+    return not os.path.samestat(os.stat(f"/proc/{pid}/ns/pid"), os.stat(_HERE))
+
+
+def nested(pid: int) -> bool:
+    """Whether a process is in a pid namespace that was made in this one, not in another's (ioctl_ns(2)).
+
+    :raise OSError: there is no such process.
+    """
+    there = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        above = fcntl.ioctl(there, _GET_PARENT)
+    except PermissionError:  # it is this one, and what is above it is out of sight
+        return False
+    finally:
+        os.close(there)
+    try:
+        return os.path.samestat(os.fstat(above), os.stat(_HERE))
+    finally:
+        os.close(above)
 
 
 class Qemus:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from lvagent.errors import Conflict, HostError
-from lvagent.host import qmp_socket
+from lvagent.host import processes, qmp_socket
 from lvagent.spec.strays import Process, monitors
 
 log = logging.getLogger(__name__)
@@ -227,6 +227,6 @@ def _taps(pid: int, links: dict[str, str]) -> tuple[str, ...]:
 
 def _apart(pid: int) -> bool:
     try:
-        return os.stat(f"/proc/{pid}/ns/pid").st_ino != os.stat("/proc/self/ns/pid").st_ino
+        return processes.apart(pid)
     except OSError:
         return False

@@ -23,7 +23,7 @@ from lvagent.errors import LvagentError
 from lvagent.host import beneath, daemons, kernel_filter, netns, sysctl
 from lvagent.host.entrance import Entrance
 from lvagent.host.netspace import Netspace, translated
-from lvagent.host.processes import began_at, parse_stat
+from lvagent.host.processes import apart, began_at, parse_stat
 from lvagent.host.run import run
 
 TIME_ERROR = 5
@@ -89,13 +89,13 @@ def space(path: str) -> Space | None:
 
 
 def processes(programs: Iterable[str]) -> tuple[Daemon, ...]:
-    """The processes that run one of these programs, by pid."""
+    """The processes of this host that run one of these programs, by pid; those in containers see to other links."""
     wanted = frozenset(programs)
     found = []
     for pid in sorted(daemons.pids()):
         with contextlib.suppress(OSError):
             name = os.path.basename(os.readlink(f"/proc/{pid}/exe")).removesuffix(" (deleted)")
-            if name in wanted or _comm(pid) in wanted:
+            if (name in wanted or _comm(pid) in wanted) and not apart(pid):
                 found.append(Daemon(name if name in wanted else _comm(pid), pid, started(pid)))
     return tuple(found)
 

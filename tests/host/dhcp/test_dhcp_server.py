@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -428,6 +429,44 @@ def test_ending_by_pid_spares_who_is_not_it(site: Site) -> None:
     site.server.ensure(site.wanted(host(5)))
     daemons.end(site.pid(), daemons.Identity("dnsmasq", "--conf-file=/elsewhere"))
     assert site.server.observe(site.vpc) == site.wanted(host(5))
+
+
+@contextlib.contextmanager
+def in_a_container(folder: Path, vpc: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A dnsmasq with the arguments of ours, where these name other files: the agent of a container has such ones."""
+    conf = folder / "dnsmasq" / vpc / "conf"
+    script = f"""
+mount -t tmpfs none {folder}
+mkdir -p {conf.parent}
+printf 'port=0\\npid-file={folder}/pid\\n' > {conf}
+exec dnsmasq --keep-in-foreground --user=root --conf-file={conf}
+"""
+    enter = ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc"]
+    process = subprocess.Popen([*enter, "sh", "-ec", script])
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    try:
+        assert _until(lambda: f"--conf-file={conf}" in "".join(map(_arguments, children.read_text().split())), 30)
+        yield process
+    finally:
+        for pid in children.read_text().split() if process.poll() is None else ():
+            os.kill(int(pid), signal.SIGKILL)  # the first of its pid namespace: all of that ends
+        process.wait(timeout=30)
+
+
+def _arguments(pid: str) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()
+
+
+def test_a_server_in_a_container_is_a_strangers(site: Site) -> None:
+    site.server.ensure(site.wanted(host(5)))
+    other = wire.name()
+    with in_a_container(site.run, site.vpc) as same, in_a_container(site.run, other) as strange:
+        assert site.server.vpcs() == {site.vpc}
+        site.server.remove(other)
+        site.server.remove(site.vpc)
+        assert (same.poll(), strange.poll()) == (None, None)
+        site.server.ensure(site.wanted(host(5)))
+        assert (same.poll(), site.server.observe(site.vpc)) == (None, site.wanted(host(5)))
 
 
 def _addresses(leases: Path) -> list[str]:

@@ -162,4 +162,4 @@ def settings_in(folder: Path, *, hops: int = 1) -> Settings:
 def pids(folder: Path) -> list[int]:
     """The services that were started from a folder."""
     program = os.path.basename(os.path.realpath(sys.executable))
-    return daemons.running(daemons.Identity(program, f"--name={folder}/run/metadata.sock"))
+    return daemons.running(daemons.Identity(program, f"--name={folder}/run/metadata.sock", nested=True))

@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -403,6 +404,20 @@ def test_one_whose_socket_was_deleted_is_replaced(
     assert clients[0].ask("/latest/meta-data/instance-id") == (200, b"i-0000000005")
     assert len(pids(folder)) == 1
     assert pids(folder) != before
+
+
+def test_one_in_a_container_is_a_strangers(service: MetadataService, one_vpc: str, folder: Path) -> None:
+    own_pids = ["unshare", "--pid", "--fork", "--kill-child=KILL"]
+    sleeper = "import time; print('up', flush=True); time.sleep(600)"
+    argv = [*own_pids, *own_pids, sys.executable, "-c", sleeper, f"--name={folder}/run/metadata.sock"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as strange:
+        try:
+            assert strange.stdout is not None
+            assert strange.stdout.readline() == b"up\n"
+            service.ensure(share(one_vpc, guest(5, one_vpc)))
+            assert (strange.poll(), len(pids(folder))) == (None, 1)
+        finally:
+            strange.kill()
 
 
 def test_many_at_once_start_one(service: MetadataService, folder: Path) -> None:
