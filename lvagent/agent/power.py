@@ -56,8 +56,10 @@ class Power:
         if action is Action.START:
             self._volumes.check(entry.spec.volumes)  # before libvirt follows what they name; the hook looks once more
         with Undo() as undo:
-            undo.add(self.wish, vm, entry.power)
-            self.wish(vm, WISHES.get(action))
+            wanted = WISHES.get(action, entry.power)
+            if wanted != entry.power:
+                undo.add(self._settle, entry, entry.power)
+                self._settle(entry, wanted)
             point("power.wished")
             with trace.phase(action):
                 self._do(vm, action)
@@ -74,13 +76,21 @@ class Power:
             state = None
         self._index.observed(vm, state)
 
-    def wish(self, vm: str, power: str | None) -> None:
-        """Write down what is wanted of its power: running or stopped; None: as it is."""
+    def wish(self, vm: str, power: str) -> None:
+        """Write down what is wanted of its power: running or stopped."""
         entry = self._index.get(vm)
-        if power is None or entry is None or entry.power == power:
-            return
-        wish = self._index.update(vm, lambda now: dataclasses.replace(now, power=power, phase=Phase.LIVE)) or entry
+        if entry is not None and entry.power != power:
+            self._settle(entry, power)
+
+    def _settle(self, entry: Entry, power: str) -> None:
+        """Have libvirt keep the wish, and only then tell it: what was told outlives a crash."""
+
+        def change(now: Entry) -> Entry:
+            return dataclasses.replace(now, power=power, phase=Phase.LIVE)
+
+        vm, wish = entry.spec.id, change(self._index.get(entry.spec.id) or entry)
         self._domains.set_element(vm, self._vms.element(wish, wish.spec), config=True, live=False)
+        self._index.update(vm, change)
 
     def _do(self, vm: str, action: Action) -> None:
         match action:

@@ -161,6 +161,17 @@ def test_a_guest_that_shuts_itself_down_stays_down(story: Story) -> None:
     again.close()
 
 
+def test_what_libvirt_does_not_keep_is_not_told(story: Story) -> None:
+    story.host.breaker.refuse = "set_element"
+    story.end(State.STOPPED, BY_GUEST)
+    assert (story.state, story.power) == ((State.STOPPED, "running"), "running")
+    assert story.kinds() == ["state"]
+    story.host.breaker.refuse = ""
+    story.end(State.STOPPED, BY_GUEST)
+    assert (story.state, story.power) == ((State.STOPPED, "stopped"), "stopped")
+    assert story.kinds() == ["wanted"]
+
+
 def test_a_guest_that_shut_itself_down_while_the_agent_was_away_stays_down(story: Story) -> None:
     story.host.domains.end(VM, State.STOPPED, BY_GUEST)
     again = story.host.agent()
