@@ -42,8 +42,9 @@ class Asked:
 
 @dataclass(slots=True)
 class FakeAgent:
-    """An agent that answers every hook in one way. ``dies``: it closes instead; ``hangs``: for so many seconds, or until
-    the test has ended.
+    """An agent that answers every hook in one way. ``dies``: it closes instead; ``hangs``: for so many seconds at most.
+
+    Nobody hangs when the test is ``over``.
     """
 
     path: Path

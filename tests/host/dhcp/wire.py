@@ -192,7 +192,9 @@ def _index(who: Client) -> int:
     return index
 
 
-def _ask(sock: socket.socket, send: Callable[[], object], seconds: float, parse: Callable[[bytes], T | None]) -> T | None:
+def _ask(
+    sock: socket.socket, send: Callable[[], object], seconds: float, parse: Callable[[bytes], T | None]
+) -> T | None:
     """Send until something comes back of which something can be made."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:

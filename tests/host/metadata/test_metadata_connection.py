@@ -22,7 +22,9 @@ ONE = Asker(7, Guest("i-0000000001", "one", (), (), bytes(1 << 20)))
 LIMITS = Limits(head=0.2, send=0.2, idle=0.4)
 
 
-def serve(sent: bytes, *, pause: float = 0, more: bytes = b"", drip: bytes = b"", limits: Limits = LIMITS) -> tuple[bytes, float]:
+def serve(
+    sent: bytes, *, pause: float = 0, more: bytes = b"", drip: bytes = b"", limits: Limits = LIMITS
+) -> tuple[bytes, float]:
     """Serve a client that sends, waits, sends more, and goes on dripping; returns what it got, unread until the end, and
     the seconds.
     """

@@ -37,8 +37,8 @@ SHORT = 0.7
 """Seconds that are waited for an answer that may not come."""
 
 SOON = 8
-"""Seconds in which what was heard of is put right, on a machine that may be busy. Nobody sweeps here: what was not heard
-of stays as it is. For how long guests are really cut off is measured for docs/performance.md."""
+"""Seconds in which what was heard of is put right, on a machine that may be busy. Nobody sweeps here: what was not
+heard of stays as it is. For how long guests are really cut off is measured for docs/performance.md."""
 
 
 @pytest.fixture(scope="session")

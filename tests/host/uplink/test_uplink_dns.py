@@ -20,7 +20,7 @@ GATEWAY, NOBODY = "10.0.0.1", "203.0.114.99"
 
 @pytest.fixture
 def tmp_path(folder: Path) -> Path:
-    """Where the site has its files: dnsmasq's user must pass, and pytest closes its own folder at the start of each run."""
+    """Where the site has its files: dnsmasq's user must pass, and each run of pytest closes pytest's own folder."""
     return folder
 
 

@@ -207,7 +207,7 @@ class Guest:
 
 
 def pings(path: str, address: str, *, seconds: float = 10) -> bool:
-    """Whether an address answers within this time to one of the pings from a namespace, of which two are sent a second."""
+    """Whether an address answers within this time to pings from a namespace, two of which are sent each second."""
     six = ":" in address
     family, proto, asks, says = (
         (socket.AF_INET6, socket.IPPROTO_ICMPV6, 128, 129) if six else (socket.AF_INET, socket.IPPROTO_ICMP, 8, 0)
