@@ -25,7 +25,7 @@ LIMITS = Limits(head=0.2, send=0.2, idle=0.4)
 def serve(
     sent: bytes, *, pause: float = 0, more: bytes = b"", drip: bytes = b"", limits: Limits = LIMITS
 ) -> tuple[bytes, float]:
-    """Serve a client that sends, waits, sends more, and drips; returns what it got, unread until then, and the seconds."""
+    """Serve a client that sends, waits, sends more, and drips, and reads in the end; what it got, and the seconds."""
 
     async def both() -> float:
         loop = asyncio.get_running_loop()
