@@ -270,9 +270,8 @@ def test_nothing_runs_on_when_the_keeper_is_killed() -> None:
     assert processes_naming("guest=orphan") == []
     runner.kill()
     runner.wait()
-    assert folder.exists()
     remove_leftovers()
-    assert not folder.exists()
+    assert wait_until(lambda: not folder.exists(), 30)  # a host that somebody else starts now may be at it too
 
 
 def test_a_frozen_agent_answers_nobody_until_it_is_thawed(lab: LabHost) -> None:

@@ -68,9 +68,10 @@ def untouched(request: pytest.FixtureRequest) -> Iterator[None]:
 def aside(untouched: None, tree: Path, place: Path) -> Iterator[Aside]:
     """A place for them beside the test's own host, in its network; nothing of it is left."""
     with Aside(tree) as made:
-        pids = os.stat(f"/proc/{made.pid}/ns/pid").st_ino
+        pids = os.open(f"/proc/{made.pid}/ns/pid", os.O_RDONLY)  # kept open: its number would be given away again
         yield made
-    assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and _pids_of(pid) == pids]
+    assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and _pids_of(pid) == os.fstat(pids).st_ino]
+    os.close(pids)
 
 
 def _pids_of(pid: str) -> int:
