@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -33,6 +34,12 @@ def ruleset(lab: LabHost, space: str) -> list[str]:
     return sorted(lab.run(["nft", "-s", "list", "ruleset"], netns=space).stdout.replace(",", " ").split())
 
 
+def listened_to(lab: LabHost, space: str) -> bool:
+    """Whether somebody hears of changes of filters in a namespace: the agent looks twice a second for new ones."""
+    rows = [row.split() for row in lab.run(["cat", "/proc/net/netlink"], netns=space).stdout.splitlines()[1:]]
+    return any(row[1] == "12" and int(row[3], 16) & 0x40 for row in rows)  # NETLINK_NETFILTER, NFNLGRP_NFTABLES
+
+
 @pytest.fixture(scope="module")
 def quiet(agent_lab: LabHost) -> LabHost:
     """An agent whose clock does not help."""
@@ -49,6 +56,7 @@ def test_a_flushed_filter_is_back_at_once(quiet: LabHost) -> None:
     time.sleep(CALM)
     assert SEEN not in lab.agent_log()
     for space in (A, B, FABRIC):
+        until(lambda space=space: listened_to(lab, space), 20)  # type: ignore[misc]
         before = ruleset(lab, space)
         assert {"bridge", "lvagent"} <= set(before)
         commands = [["flush", "ruleset"], ["delete", "table", "bridge", "lvagent"]]
@@ -78,6 +86,8 @@ def test_changes_of_ours_cause_nothing(quiet: LabHost) -> None:
 
 def test_a_namespace_that_goes_is_not_held(quiet: LabHost) -> None:
     lab = quiet
+    with ThreadPoolExecutor(12) as callers:  # as many connections to libvirt as there may be: they stay
+        assert set(callers.map(lambda _: lab.api("GET", "/v1/strays").status, range(72))) == {200}
     time.sleep(CALM)
     descriptors = f"/proc/{lab.agent_pid}/fd"
     before = len(os.listdir(descriptors))
