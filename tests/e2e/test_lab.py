@@ -216,8 +216,9 @@ def test_a_host_that_cannot_be_made_leaves_nothing() -> None:
 
 
 RUNNER = """\
-import sys, time
+import signal, sys, time
 from tests.lab.host import LabHost
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who was started in the background ignores it
 with LabHost(sys.argv[1]) as lab:
     lab.start_libvirtd()
     lab.path("/run/x.xml").write_text(sys.stdin.read())
@@ -256,7 +257,7 @@ def test_nothing_is_left_when_the_runner_is_ended(number: signal.Signals) -> Non
     assert "tx-orphan" not in machine_links()
 
     runner.send_signal(number)
-    runner.wait()
+    runner.wait(60)
     assert wait_until(lambda: not Path(f"/proc/{init}").exists() and remains(name) == [], 60), remains(name)
     assert wait_until(lambda: not folder.exists(), 60)
 

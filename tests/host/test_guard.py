@@ -15,9 +15,11 @@ import pytest
 pytestmark = pytest.mark.host
 
 CONFTEST = """
+import signal
 from tests import guard
 
 def pytest_configure(config):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who was started in the background ignores it
     guard.PATIENCE = 0.3
     guard.begin()
 """
