@@ -122,10 +122,11 @@ def _reap(tests: int) -> int | None:
 
 def _clear() -> None:
     """Wait for what the tests have left, and then kill it; what it leaves in its turn comes here, too."""
-    begin = time.monotonic()
+    patient, end = time.monotonic() + PATIENCE, 0.0
     named: set[int] = set()
-    while (left := _children()) and time.monotonic() < begin + 2 * PATIENCE:
-        if time.monotonic() > begin + PATIENCE:
+    while (left := _children()) and not 0 < end < time.monotonic():
+        if time.monotonic() > patient:
+            end = end or time.monotonic() + PATIENCE  # from the first who is killed: on a busy machine that is later
             for pid in left:
                 if pid not in named:
                     os.write(2, f"tests: was left behind and is killed: {pid} {_argv(pid)}\n".encode())

@@ -22,7 +22,7 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"
 DISK = {"path": "/var/lib/lvagent/volumes/x.qcow2", "position": 0, "size_gb": 1}
 
 
-def until(what: Callable[[], object], seconds: float = 15) -> None:
+def until(what: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline

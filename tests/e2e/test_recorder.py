@@ -54,9 +54,10 @@ def test_a_life_of_a_guest(agent_lab: LabHost, ssh_key: SshKey) -> None:
 
     pid = lab.path(f"/run/libvirt/qemu/{VM}.pid").read_text().strip()
     lab.run(["kill", "-9", pid])
-    wait_for(lambda: lab.api("GET", f"/v1/vms/{VM}").json["state"] == "crashed", 10, lab)
+    wait_for(lambda: lab.api("GET", f"/v1/vms/{VM}").json["state"] == "crashed", 60, lab)
     assert "its qemu ended unexpectedly" in why(lab)
     assert f"-> lvagent vm log {VM}" in why(lab)
+    wait_for(lambda: "console" in kinds(lab), 60, lab)
     (console,) = (one["detail"]["tail"] for one in timeline(lab) if one["kind"] == "console")
     assert console
 
@@ -67,7 +68,8 @@ def test_a_life_of_a_guest(agent_lab: LabHost, ssh_key: SshKey) -> None:
     after = timeline(lab)
     assert [one for one in before if one not in after] == []
     assert [one["detail"].get("by") for one in after if one["kind"] == "plugged"] == [None, "the hook, working alone"]
-    assert after[-1]["detail"] == {"state": "running", "reason": "booted"}
+    states = [one["detail"] for one in after if one["kind"] == "state"]
+    assert states[-1] == {"state": "running", "reason": "booted"}
 
     assert lab.api("DELETE", f"/v1/vms/{VM}?volumes=delete").status == 204
     assert f"{VM}: it was deleted at " in why(lab)

@@ -15,9 +15,11 @@ import pytest
 pytestmark = pytest.mark.host
 
 CONFTEST = """
+import signal
 from tests import guard
 
 def pytest_configure(config):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who was started in the background ignores it
     guard.PATIENCE = 0.3
     guard.begin()
 """
@@ -72,7 +74,7 @@ def start(folder: Path) -> Killed:
     return Killed(folder, front)
 
 
-def until(what: object, seconds: float = 20) -> bool:
+def until(what: object, seconds: float = 90) -> bool:
     assert callable(what)
     deadline = time.monotonic() + seconds
     while not what():
@@ -96,7 +98,7 @@ def test_whoever_is_killed_nothing_is_left(folder: Path) -> None:
     os.kill(runs["front"].front.pid, signal.SIGKILL)
     os.kill(int((runs["tests"].folder / "pid").read_text()), signal.SIGKILL)
     os.kill(runs["interrupt"].front.pid, signal.SIGINT)
-    codes = {way: one.front.wait(timeout=20) for way, one in runs.items()}
+    codes = {way: one.front.wait(timeout=90) for way, one in runs.items()}
     assert codes == {"front": -9, "tests": 128 + 9, "interrupt": 2}
     for way, one in runs.items():
         assert until(lambda one=one: not one.left()), (way, one.left())  # type: ignore[misc]

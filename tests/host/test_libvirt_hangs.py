@@ -33,5 +33,5 @@ def test_nobody_waits_for_it_without_end(silent: str, monkeypatch: pytest.Monkey
         began = time.monotonic()
         with pytest.raises(Unavailable, match="libvirtd"):
             hypervisor.records()
-        assert 0.2 < time.monotonic() - began < 3
+        assert 0.2 < time.monotonic() - began < 20
     hypervisor.close()

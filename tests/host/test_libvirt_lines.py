@@ -47,7 +47,7 @@ def test_who_finds_none_free_waits(lines: Lines) -> None:
         thread = threading.Thread(target=third)
         thread.start()
         assert not entered.wait(0.2)
-    assert entered.wait(5)
+    assert entered.wait(30)
     thread.join()
 
 

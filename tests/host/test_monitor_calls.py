@@ -123,12 +123,13 @@ def test_one_that_hangs_is_left_after_its_time(qemu: Qemu) -> None:
     began = time.monotonic()
     with pytest.raises(Unavailable, match=r"within 0\.3 s"):
         monitor.qmp("test", STATUS)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 15  # what hangs does so for 20
     with pytest.raises(Conflict, match="is at work"):
         monitor.qmp("test", STATUS)
     assert len(qemu.seen) == 1
     qemu.gate.set()
     until(lambda: not monitor._busy)
+    monitor._seconds = 20
     assert monitor.qmp("test", STATUS) == {"status": "running"}
 
 
@@ -140,11 +141,12 @@ def test_few_hang_at_once(qemu: Qemu) -> None:
         monitor.qmp("test", STATUS)
     assert qemu.seen == []
     monitor._busy.clear()
+    monitor._seconds = 20
     assert monitor.qmp("test", STATUS)
 
 
 def until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not what():
         assert time.monotonic() < deadline
         time.sleep(0.01)

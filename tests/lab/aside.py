@@ -47,7 +47,7 @@ class Aside:
         )  # fmt: skip
         assert self._first.stdout is not None
         if self._first.stdout.readline() != "ready\n":
-            _, said = self._first.communicate(timeout=10)
+            _, said = self._first.communicate(timeout=30)
             raise AssertionError(f"no place beside the host came up: {said}")
         self.pid = _first_below(self._first.pid)
         return self
@@ -56,9 +56,9 @@ class Aside:
         self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
     ) -> None:
         assert self._first is not None
-        self._first.communicate(timeout=30)  # its input ends, and with it all
+        self._first.communicate(timeout=60)  # its input ends, and with it all
         for one in self._started:
-            one.wait(timeout=30)
+            one.wait(timeout=60)
 
     def _argv(self, command: Sequence[str]) -> list[str]:
         enter = ["nsenter", "-t", str(self.pid), "-m", "-n", "-u", "-i", "-p", "--wd=/", "--"]

@@ -40,7 +40,7 @@ def child_of(process: subprocess.Popen[Any]) -> int:
     return 0
 
 
-def end(process: subprocess.Popen[Any], number: signal.Signals = signal.SIGKILL, *, wait: float = 30) -> int:
+def end(process: subprocess.Popen[Any], number: signal.Signals = signal.SIGKILL, *, wait: float = 60) -> int:
     """Send the command of ``popen`` a signal and wait for its end; one that ended already is fine.
 
     The command itself is signalled and not the nsenter that waits for it: else the machine's PID 1 would inherit it,
@@ -68,7 +68,7 @@ def thaw(process: subprocess.Popen[Any]) -> None:
     _await(child_of(process), stopped=False)
 
 
-def _await(pid: int, *, stopped: bool, seconds: float = 5) -> None:
+def _await(pid: int, *, stopped: bool, seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while (Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T") != stopped:
         if time.monotonic() > deadline:

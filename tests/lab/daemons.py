@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import signal
 import tempfile
@@ -34,6 +35,9 @@ cgroup_controllers = []
 """
 """AppArmor profiles and cgroups belong to the whole machine, so the lab makes none. Owners of images are remembered in
 extended attributes that name the host's uuid, of which a lab has a new one each time."""
+
+
+DEFINED = "<domain type='qemu'><name>{name}</name><memory>1024</memory><os><type>hvm</type></os></domain>\n"
 
 
 def write_configuration(folder: Path, host_uuid: str) -> None:
@@ -99,7 +103,7 @@ def stop(lab: LabHost, number: signal.Signals) -> None:
     """Send libvirtd a signal and wait until it is gone."""
     inside = pid(lab, LIBVIRTD_PID)
     lab.run(["kill", f"-{number.value}", str(inside)])
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while lab.path(f"/proc/{inside}").exists():
         if time.monotonic() > deadline:
             raise AssertionError(f"libvirtd ({inside}) does not end")
@@ -107,10 +111,19 @@ def stop(lab: LabHost, number: signal.Signals) -> None:
 
 
 def reload(lab: LabHost) -> None:
-    """SIGHUP; returns when libvirtd answers."""
+    """SIGHUP; returns when it has looked for hooks again.
+
+    It does so in a thread of its own, and nothing tells its end. But after the hooks it reads the definitions: once it
+    knows one that was written just now, it knows the hooks too (``daemonReloadHandlerThread``, ``virHookCall``).
+    """
+    name = f"lab-reload-{secrets.token_hex(4)}"
+    lab.path(f"/etc/libvirt/qemu/{name}.xml").write_text(DEFINED.format(name=name))
     lab.run(["kill", "-HUP", str(pid(lab, LIBVIRTD_PID))])
-    time.sleep(0.1)  # the reload runs in a thread of its own and nothing tells its end
-    lab.virsh("version")
+    deadline = time.monotonic() + 60
+    while name not in lab.virsh("list", "--all", "--name").stdout.split():
+        assert time.monotonic() < deadline, "libvirtd does not reload"
+        time.sleep(0.01)
+    lab.virsh("undefine", name)
 
 
 def console(lab: LabHost, vm: str) -> str:

@@ -68,7 +68,7 @@ class Firewalld(Daemon):
         super().__init__(aside)
         aside.write("/run/dbus/bus.conf", BUS)
         aside.start("dbus-daemon", "--nofork", "--nopidfile", "--config-file=/run/dbus/bus.conf")
-        assert until(aside.path("/run/dbus/system_bus_socket").exists, 10)
+        assert until(aside.path("/run/dbus/system_bus_socket").exists, 60)
         conf = aside.path("/etc/firewalld/firewalld.conf")
         lines = [line for line in conf.read_text().splitlines() if line.partition("=")[0] not in settings]
         conf.write_text("\n".join([*lines, *(f"{name}={value}" for name, value in settings.items()), ""]))
@@ -77,7 +77,7 @@ class Firewalld(Daemon):
     def start(self) -> None:
         """Start it; returns when it has its rules."""
         self._run("firewalld", "--nofork", "--nopid", log="/var/log/firewalld.out")
-        assert until(self._answers, 30, 0.1), self.aside.run("cat", "/var/log/firewalld.out", "/var/log/firewalld")
+        assert until(self._answers, 90, 0.1), self.aside.run("cat", "/var/log/firewalld.out", "/var/log/firewalld")
 
     def _answers(self) -> bool:
         return self.aside.run("firewall-cmd", "--state", check=False) == "running\n"
@@ -97,7 +97,7 @@ class Dockerd(Daemon):
             "--host=unix:///run/dockerd.sock", "--storage-driver=vfs", log="/var/log/dockerd",
         )  # fmt: skip
         listening = ["curl", "-sf", "--unix-socket", "/run/dockerd.sock", "http://docker/_ping"]
-        assert until(lambda: self.aside.run(*listening, check=False) == "OK", 60, 0.1), self.said()
+        assert until(lambda: self.aside.run(*listening, check=False) == "OK", 120, 0.1), self.said()
 
     def said(self) -> str:
         """Its log."""

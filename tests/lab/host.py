@@ -131,7 +131,7 @@ class LabHost:
             os.close(self._life)
             self._life = -1
         if self._agent is not None:
-            self._agent.wait(timeout=30)
+            self._agent.wait(timeout=60)
             self._agent = None
         if self._keeper is not None:
             self._keeper.wait(timeout=60)
@@ -182,7 +182,7 @@ class LabHost:
         command: Sequence[str],
         *,
         check: bool = True,
-        timeout: float = 30,
+        timeout: float = 60,
         stdin: str = "",
         env: Mapping[str, str] | None = None,
         netns: str = "",
@@ -222,7 +222,7 @@ class LabHost:
             self.argv(command, netns=netns), env=environment(env), cwd="/", stdin=stdin, stdout=stdout, stderr=stderr
         )
 
-    def virsh(self, *args: str, check: bool = True, timeout: float = 30) -> Result:
+    def virsh(self, *args: str, check: bool = True, timeout: float = 60) -> Result:
         """Run virsh in it."""
         return self.run(["virsh", "-q", "-c", "qemu:///system", *args], check=check, timeout=timeout)
 
@@ -247,7 +247,7 @@ class LabHost:
     # the agent
 
     def start_agent(
-        self, env: Mapping[str, str] | None = None, *, wait: float = 30, within: Sequence[str] = ()
+        self, env: Mapping[str, str] | None = None, *, wait: float = 90, within: Sequence[str] = ()
     ) -> float:
         """Start ``lvagent serve`` of this tree in it; its output goes to /var/log/lvagent.log.
 
@@ -285,7 +285,7 @@ class LabHost:
         """The agent's pid as seen from the machine; 0 when it does not run."""
         return child_of(self._agent) if self._agent is not None and self._agent.poll() is None else 0
 
-    def kill_agent(self, number: signal.Signals = signal.SIGKILL, *, wait: float = 30) -> int:
+    def kill_agent(self, number: signal.Signals = signal.SIGKILL, *, wait: float = 60) -> int:
         """Send the agent a signal and wait for its end.
 
         :return: its exit code, negative for a signal.

@@ -150,7 +150,7 @@ def _network(underlay: str) -> None:
         lines += ["link add eth0 type veth peer name wire"]
         lines += [f"link set {name} {what}" for name in ("wire", "eth0") for what in ("addrgenmode none", "up")]
         lines += [f"addr add {underlay} dev eth0", "route add default dev eth0"]
-    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True, timeout=20)
+    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True, timeout=60)
 
 
 def _become_host(state: Path, name: str, images: str, underlay: str) -> None:

@@ -38,7 +38,7 @@ class Stream:
 
     def __init__(self, unix_socket: str, query: str = "", last: str = "") -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(60)
+        self._socket.settimeout(120)
         self._socket.connect(unix_socket)
         self._connection = http.client.HTTPConnection("localhost")
         self._connection.sock = self._socket
@@ -71,7 +71,7 @@ class Stream:
         if "data" in fields:
             self.events.append(Seen(self.last, fields["event"], json.loads(fields["data"])))
 
-    def wait(self, kind: str, what: Callable[[Seen], bool] = lambda _seen: True, seconds: float = 30) -> Seen:
+    def wait(self, kind: str, what: Callable[[Seen], bool] = lambda _seen: True, seconds: float = 60) -> Seen:
         """The first event of a kind for which something is true, be it here or still to come."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

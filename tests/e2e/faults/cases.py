@@ -75,7 +75,7 @@ def _killed(faulty: Faulty, operation: Operation, point: str, again: str) -> Non
 def _raised(faulty: Faulty, operation: Operation, point: str) -> int:
     """The status; a sweep beside the operation may have met the fault instead of it."""
     status = operation.do(faulty)
-    faulty.until(lambda: not any(line.startswith(point) for line in faulty.armed()), f"{point} is not passed", 3)
+    faulty.until(lambda: not any(line.startswith(point) for line in faulty.armed()), f"{point} is not passed", 30)
     return status
 
 

@@ -23,7 +23,7 @@ AGENT = {
     "LVAGENT_FAILPOINTS": FILE,
 }
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
-READ_SECONDS = 1.0
+READ_SECONDS = 10.0
 """How long a read may take while an operation hangs; the machine may be busy with many guests."""
 
 
@@ -80,7 +80,7 @@ class Faulty:
     def armed(self) -> list[str]:
         return self.lab.path(FILE).read_text().splitlines()
 
-    def start(self, *, wait: float = 30) -> None:
+    def start(self, *, wait: float = 90) -> None:
         self.lab.start_agent(AGENT, wait=wait)
 
     def revive(self) -> None:
@@ -104,7 +104,7 @@ class Faulty:
         """A sweep that began after the call has ended."""
         time.sleep(2.2)
 
-    def until(self, what: Callable[[], object], why: str, seconds: float = 15) -> None:
+    def until(self, what: Callable[[], object], why: str, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while not what():
             assert time.monotonic() < deadline, f"{why}\n{self.lab.agent_log(3000)}"
@@ -169,7 +169,7 @@ class Faulty:
                 return False
             return agrees(seen[0], wanted)
 
-        deadline = time.monotonic() + 12
+        deadline = time.monotonic() + 40
         while not fits():
             if time.monotonic() > deadline:
                 apart = "\n-- or --\n".join(one.told_apart(seen[0]) for one in wanted) if seen else trouble
@@ -190,6 +190,6 @@ class Call:
             self.status = do()
 
     def join(self) -> int:
-        self._thread.join(60)
+        self._thread.join(120)
         assert not self._thread.is_alive()
         return self.status

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.e2e
 
 RUNS, STEPS = 8, 7
 MANY_RUNS, MANY_STEPS = 60, 15
-SECONDS = 8
+SECONDS = 40
 NUMBERS = (2, 3)
 
 PLACES = {

@@ -13,4 +13,4 @@ from tests.host.api.served import Served, serving
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
     with serving(Served, tmp_path) as start:
-        yield lambda folder=tmp_path, **api: start(folder, **{"slow": 1, **api})
+        yield lambda folder=tmp_path, **api: start(folder, **{"slow": 5, **api})

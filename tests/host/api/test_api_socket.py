@@ -20,6 +20,7 @@ import pytest
 from lvagent.config import Api
 from lvagent.errors import HostError
 from tests.host.api.served import Served
+from tests.lab.aside import until
 from tests.unit.api.specs import vm
 
 pytestmark = pytest.mark.host
@@ -70,7 +71,9 @@ def test_it_is_never_open_to_others(tmp_path: Path, serve: Callable[..., Served]
 
     watcher = threading.Thread(target=look)
     watcher.start()
-    for _ in range(5):
+    for count in range(200):  # on a busy machine it may hardly be looked at while it is there
+        if count >= 5 and 0o640 in seen:
+            break
         serve(mode="0640").server.stop()
     done.set()
     watcher.join()
@@ -159,14 +162,14 @@ def test_many_clients_at_once(serve: Callable[..., Served]) -> None:
 
 
 def test_a_connection_is_kept_and_idle_ones_hold_no_thread(serve: Callable[..., Served]) -> None:
-    served = serve(threads=4, slow=5)
+    served = serve(threads=20, slow=20)
     idle = [served.raw() for _ in range(10)]
     kept = http.client.HTTPConnection("localhost")
     kept.sock = served.raw()
     for _ in range(3):
         kept.request("GET", "/v1/vms")
         assert json.loads(kept.getresponse().read()) == {"items": [], "next": None}
-    assert served.server.threads <= 2
+    assert served.server.threads < len(idle)
     for client in idle:
         client.close()
 
@@ -223,17 +226,15 @@ def test_a_client_that_does_not_read_loses_its_connection(
 
 
 def test_too_many_connections_are_refused_politely(serve: Callable[..., Served]) -> None:
-    served = serve(threads=2, slow=2)
-    idle = [served.raw() for _ in range(8)]
-    time.sleep(0.2)
+    served = serve(threads=2, slow=20)
+    idle = [served.raw() for _ in range(8)]  # they are accepted in their order, before who comes now
     answer = served.exchange(b"")
     told = json.loads(answer.read())
     assert (answer.status, told["detail"]) == (503, "there are too many connections")
     assert answer.headers["Retry-After"] == "2"
     for client in idle:
         client.close()
-    time.sleep(0.2)
-    assert served.call("GET", "/healthz").status == 200
+    assert until(lambda: served.call("GET", "/healthz").status == 200, 20)
 
 
 def test_a_client_that_hangs_up_cancels_nothing(serve: Callable[..., Served]) -> None:
@@ -348,13 +349,13 @@ def test_a_stop_finishes_what_is_under_way(serve: Callable[..., Served]) -> None
         create = pool.submit(served.call, "PUT", VM1, vm())
         served.agent.waits_for(1)
         stop = pool.submit(served.server.stop)
-        time.sleep(0.2)
+        assert until(lambda: served.server._operations._closed, 20)
         late = served.call("PUT", "/v1/vms/i-0000000002", vm(2))
         assert (late.status, late.json["hint"]) == (503, "it is stopping; try again when it is back")
         assert served.call("GET", "/v1/vms").status == 200
         served.agent.gate.set()
-        assert create.result(10).status == 201
-        stop.result(10)
+        assert create.result(30).status == 201
+        stop.result(30)
     with pytest.raises(FileNotFoundError):
         served.call("GET", "/healthz")
 
@@ -367,7 +368,5 @@ def test_threads_and_descriptors_are_given_back(serve: Callable[..., Served], mo
     before = len(os.listdir("/proc/self/fd"))
     with ThreadPoolExecutor(30) as pool:
         codes = list(pool.map(lambda _: served.call("GET", "/v1/vms").status, range(200)))
-    time.sleep(1)
     assert codes == [200] * 200
-    assert len(os.listdir("/proc/self/fd")) <= before
-    assert served.server.threads == 0
+    assert until(lambda: len(os.listdir("/proc/self/fd")) <= before and served.server.threads == 0, 20)

@@ -15,15 +15,21 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from lvagent.host import netns
 from lvagent.host.run import run
+
+T = TypeVar("T")
 
 NETNS = Path("/run/netns")
 MAGIC = b"\x63\x82\x53\x63"
 DISCOVER, OFFER, REQUEST, ACK, NAK, RELEASE = 1, 2, 3, 5, 6, 7
 SOLICIT, ADVERTISE, REQUEST6, REPLY, RENEW = 1, 2, 3, 7, 5
 NO_ADDRESS = 2
+LONG, AGAIN = 15.0, 1.0
+"""Seconds that are waited for an answer; and after which a client says it again, as any does: a bridge with its first
+port, which was set up just now, carries nothing for a moment."""
 
 
 def name(prefix: str = "vpc-") -> str:
@@ -105,18 +111,18 @@ class Client:
         assert isinstance(made, socket.socket)
         return made
 
-    def dhcp(self, kind: int, options: bytes = b"", *, ciaddr: str = "0.0.0.0", wait: float = 2) -> Offer | None:
-        """Send one DHCPv4 message as this MAC; what comes back, None after ``wait`` seconds of nothing."""
+    def dhcp(self, kind: int, options: bytes = b"", *, ciaddr: str = "0.0.0.0", wait: float = LONG) -> Offer | None:
+        """Send a DHCPv4 message as this MAC, each second; what comes back, None after ``wait`` seconds of nothing."""
         xid = secrets.token_bytes(4)
         chaddr = bytes.fromhex(self.mac.replace(":", ""))
         body = struct.pack("!BBBB4sHH4s12s", 1, 1, 6, 0, xid, 0, 0x8000, socket.inet_aton(ciaddr), bytes(12))
         body += chaddr + bytes(10) + bytes(192) + MAGIC + bytes([53, 1, kind]) + options + b"\xff"
         with self.open(socket.AF_PACKET, socket.SOCK_RAW, 0x0800) as raw:
             raw.bind((self.device, 0x0800))
-            raw.send(b"\xff" * 6 + chaddr + b"\x08\x00" + _ip_udp(body, "0.0.0.0", "255.255.255.255", 68, 67))
-            return _wait(raw, wait, lambda packet: _offer(packet, xid))
+            frame = b"\xff" * 6 + chaddr + b"\x08\x00" + _ip_udp(body, "0.0.0.0", "255.255.255.255", 68, 67)
+            return _ask(raw, lambda: raw.send(frame), wait, lambda packet: _offer(packet, xid))
 
-    def lease(self, extra: bytes = b"", wait: float = 2) -> Offer | None:
+    def lease(self, extra: bytes = b"", wait: float = LONG) -> Offer | None:
         """DISCOVER and REQUEST, as a client does that has no address."""
         offer = self.dhcp(DISCOVER, extra, wait=wait)
         if offer is None:
@@ -124,40 +130,44 @@ class Client:
         wish = bytes([50, 4]) + socket.inet_aton(offer.address) + bytes([54, 4]) + offer.options[54]
         return self.dhcp(REQUEST, wish + extra)
 
-    def dhcp6(self, kind: int, duid: bytes, options: bytes, wait: float = 3) -> dict[int, bytes] | None:
-        """Send one DHCPv6 message; the options of what comes back."""
+    def dhcp6(self, kind: int, duid: bytes, options: bytes, wait: float = LONG) -> dict[int, bytes] | None:
+        """Send a DHCPv6 message, each second; the options of what comes back."""
         message = bytes([kind]) + secrets.token_bytes(3) + _option6(1, duid) + options + _option6(6, b"\0\x17\0\x18")
         with self.open(socket.AF_INET6, socket.SOCK_DGRAM) as udp:
             udp.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.device.encode())
             udp.bind(("::", 546))
             index = _index(self)
-            udp.sendto(message, ("ff02::1:2", 547, 0, index))
-            return _wait(udp, wait, lambda packet: _options6(packet[4:]) if packet[1:4] == message[1:4] else None)
+            to = ("ff02::1:2", 547, 0, index)
+            parse: Callable[[bytes], dict[int, bytes] | None]
+            parse = lambda packet: _options6(packet[4:]) if packet[1:4] == message[1:4] else None  # noqa: E731
+            return _ask(udp, lambda: udp.sendto(message, to), wait, parse)
 
-    def lease6(self, duid: bytes = b"", iaid: int = 1, extra: bytes = b"") -> str | None:
+    def lease6(self, duid: bytes = b"", iaid: int = 1, extra: bytes = b"", wait: float = LONG) -> str | None:
         """SOLICIT and REQUEST: the address it got, None when it is refused one."""
         mine = duid or b"\0\x03\0\x01" + bytes.fromhex(self.mac.replace(":", ""))
         ask = _option6(3, struct.pack("!III", iaid, 0, 0)) + extra
-        advert = self.dhcp6(SOLICIT, mine, ask)
+        advert = self.dhcp6(SOLICIT, mine, ask, wait)
         if advert is None or _address6(advert) is None:
             return None
         answer = self.dhcp6(REQUEST6, mine, _option6(2, advert[2]) + _option6(3, advert[3]) + extra)
         return _address6(answer) if answer else None
 
-    def router(self, wait: float = 4) -> Advert | None:
-        """Solicit a router; its advertisement."""
+    def router(self, wait: float = LONG) -> Advert | None:
+        """Solicit a router, each second; its advertisement."""
         with self.open(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as raw:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.device.encode())
             raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
-            raw.sendto(b"\x85\0\0\0\0\0\0\0", ("ff02::2", 0, 0, _index(self)))
-            return _wait(raw, wait, _advert)
+            to = ("ff02::2", 0, 0, _index(self))
+            return _ask(raw, lambda: raw.sendto(b"\x85\0\0\0\0\0\0\0", to), wait, _advert)
 
-    def resolve(self, server: str, question: str, kind: int, *, tcp: bool = False) -> tuple[int, tuple[str, ...]]:
+    def resolve(
+        self, server: str, question: str, kind: int, *, tcp: bool = False, wait: float = LONG
+    ) -> tuple[int, tuple[str, ...]]:
         """Ask a DNS server: the response code, and the answers as text."""
         query = struct.pack("!HHHHHH", 7, 0x0100, 1, 0, 0, 0) + _qname(question) + struct.pack("!HH", kind, 1)
         family = socket.AF_INET6 if ":" in server else socket.AF_INET
         with self.open(family, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM) as sock:
-            sock.settimeout(3)
+            sock.settimeout(wait)
             sock.connect((server, 53))
             sock.send(struct.pack("!H", len(query)) + query if tcp else query)
             packet = sock.recv(4096)
@@ -182,7 +192,19 @@ def _index(who: Client) -> int:
     return index
 
 
-def _wait(sock: socket.socket, seconds: float, parse: Callable[[bytes], object]) -> object:  # type: ignore[return]
+def _ask(
+    sock: socket.socket, send: Callable[[], object], seconds: float, parse: Callable[[bytes], T | None]
+) -> T | None:
+    """Send until something comes back of which something can be made."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        send()
+        if (found := _wait(sock, min(left, AGAIN), parse)) is not None:
+            return found
+    return None
+
+
+def _wait(sock: socket.socket, seconds: float, parse: Callable[[bytes], T | None]) -> T | None:
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         sock.settimeout(left)

@@ -47,7 +47,8 @@ FIRST_PORT = 40_000
 """Of those from which guests really send; a probe is sent from lower ones."""
 
 FLOATS = ("203.0.113.50", "203.0.113.51")
-PATIENCE = 0.4
+PATIENCE, LONG = 0.4, 15
+"""Seconds that are waited for what must not come, and for what must."""
 _NO_NEWS = frozenset(range(130, 138)) | {143}
 """Types of ICMPv6 by which links are kept: they come and go by themselves."""
 
@@ -283,7 +284,7 @@ class Scene:
         with contextlib.ExitStack() as stack:
             there = self._watch(walk, sign, stack)
             self._send(walk, sign)
-            found = _until(there, PATIENCE)
+            found = _until(there, LONG if walk.allowed else PATIENCE)
         self.forget()
         return found
 

@@ -69,7 +69,7 @@ class Guest:
                 self.lines.append((time.monotonic() - self.started, raw.decode(errors="replace").rstrip()))
                 self.changed.notify_all()
 
-    def wait_for(self, pattern: str, timeout: float = 60) -> tuple[float, re.Match[str]]:
+    def wait_for(self, pattern: str, timeout: float = 180) -> tuple[float, re.Match[str]]:
         """The first line of the console that matches, and when it came."""
         end = time.monotonic() + timeout
         with self.changed:
@@ -83,7 +83,7 @@ class Guest:
         """All that was printed so far."""
         return "\n".join(f"{at:6.2f} {text}" for at, text in self.lines)
 
-    def ssh(self, command: str, *, address: str = "10.9.0.5", user: str = "root", timeout: float = 30) -> str:
+    def ssh(self, command: str, *, address: str = "10.9.0.5", user: str = "root", timeout: float = 90) -> str:
         """Run a command in the guest; tries again while it does not answer yet.
 
         :raise AssertionError: it did not answer, or the command failed.

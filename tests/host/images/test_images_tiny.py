@@ -56,7 +56,7 @@ def test_guest_takes_addresses_name_keys_and_user_data_and_obeys_the_power_butto
     assert guest.ssh("hostname", address="fd09::5") == "web\n"
 
     guest.press_power()
-    assert guest.process.wait(20) == 0
+    assert guest.process.wait(90) == 0
 
 
 def test_reboot_keeps_the_host_key_and_runs_user_data_once(one_nic: Cloud, tiny: Path) -> None:
@@ -67,7 +67,7 @@ def test_reboot_keeps_the_host_key_and_runs_user_data_once(one_nic: Cloud, tiny:
     before = guest.ssh("md5sum /etc/dropbear/key; cat /root/ran")
     boot_id = guest.ssh("cat /proc/sys/kernel/random/boot_id")
     guest.ssh("(sleep 1; reboot) > /dev/null 2>&1 &")
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while sum("TINY-READY again" in text for _, text in guest.lines) < 2:
         assert time.monotonic() < end, guest.console()
         time.sleep(0.2)
@@ -78,7 +78,7 @@ def test_reboot_keeps_the_host_key_and_runs_user_data_once(one_nic: Cloud, tiny:
     one_nic.documents.update(ec2("i-0000000003", "other", [one_nic.public_key], USER_DATA))
     guest.ssh("(sleep 1; reboot) > /dev/null 2>&1 &")
     guest.wait_for("TINY-READY other")
-    end = time.monotonic() + 20
+    end = time.monotonic() + 90
     while lines(guest.ssh("cat /root/ran")) != ["ran", "again", "ran", "other"]:
         assert time.monotonic() < end
         time.sleep(0.5)
@@ -103,7 +103,7 @@ def test_boots_in_96_mb_and_from_kernel_files(one_nic: Cloud, tiny: Path, image_
     guest.wait_for("TINY-READY small")
     assert guest.ssh("cat /proc/cmdline").split()[-len(CMDLINE.split()) :] == CMDLINE.split()
     guest.press_power()
-    assert guest.process.wait(20) == 0
+    assert guest.process.wait(90) == 0
 
     kernel, initrd = tiny_kernel(image_settings, watch=lambda _: None)
     options = ("-kernel", str(kernel), "-initrd", str(initrd), "-append", CMDLINE)
@@ -118,4 +118,4 @@ def test_login_is_by_key_alone(one_nic: Cloud, tiny: Path) -> None:
     guest = one_nic.boot(overlay(tiny, one_nic.folder, "1G"))
     guest.wait_for("TINY-READY closed")
     with pytest.raises(AssertionError, match=r"Permission denied \(publickey\)"):
-        guest.ssh("true", timeout=5)
+        guest.ssh("true", timeout=15)

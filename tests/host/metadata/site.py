@@ -76,7 +76,7 @@ class Client:
         here = (source, 0) if source else None
         return netns.inside(
             f"/run/netns/{self.name}",
-            lambda: socket.create_connection((server, 80), timeout=8, source_address=here),
+            lambda: socket.create_connection((server, 80), timeout=30, source_address=here),
         )
 
     def ask(

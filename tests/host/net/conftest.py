@@ -39,6 +39,9 @@ from lvagent.spec.vm import Direction, NetRule
 VPC, SUBNET = "vpc-aaaaaaaaaa", "subnet-aaaaaaaaaa"
 LOCAL = "192.0.2.1"
 MTU = 1450
+LONG, SHORT = 15.0, 0.5
+"""Seconds that are waited for what must come, on a machine that may be busy; and for what must not."""
+
 _CLONE_NEWNS = 0x20000
 _PRIVATE = (1 << 18) | 0x4000
 _TUNSETIFF = 0x400454CA
@@ -64,7 +67,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
 
 def back(descriptor: int, flag: int) -> None:
     """Return to a namespace; for a moment refused while a thread that was joined is still ending in the kernel."""
-    end = time.monotonic() + 5
+    end = time.monotonic() + 30
     while _libc.setns(descriptor, flag):
         assert time.monotonic() < end
         time.sleep(0.005)
@@ -111,10 +114,15 @@ class Guest:
             if select.select([self._descriptor], [], [], left)[0]:
                 yield os.read(self._descriptor, 65_536)
 
-    def gets(self, wanted: bytes | Callable[[bytes], bool], seconds: float = 0.5) -> bool:
-        """Whether such a frame comes within this time."""
+    def gets(self, wanted: bytes | Callable[[bytes], bool], seconds: float = LONG) -> bool:
+        """Whether such a frame comes within this time: ``SHORT`` for one that must not."""
         accept = wanted if callable(wanted) else wanted.__eq__
         return any(accept(frame) for frame in self.frames(seconds))
+
+    def burst(self) -> Iterator[bytes]:
+        """The frames that come to the guest until no more come for a while."""
+        while select.select([self._descriptor], [], [], SHORT)[0]:
+            yield os.read(self._descriptor, 65_536)
 
     def drain(self) -> None:
         """Forget what came so far."""

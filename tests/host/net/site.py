@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import struct
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -21,6 +21,7 @@ from lvagent.agent.index import Entry, Index, Phase
 from lvagent.agent.networks import Networks
 from lvagent.config import Settings
 from lvagent.host import netns
+from lvagent.host.netlink import mac_bytes
 from lvagent.host.network import Network
 from lvagent.plan import firewall, wanted
 from lvagent.plan.wanted import Policy
@@ -30,7 +31,7 @@ from lvagent.spec.parse import parse_vm
 from lvagent.spec.peerings import PeeringView, peering
 from lvagent.spec.vm import VmConfig
 from tests.host.net import frames
-from tests.host.net.conftest import LOCAL, VPC, Guest
+from tests.host.net.conftest import LOCAL, LONG, SHORT, VPC, Guest
 from tests.host.net.frames import ICMP, ICMPV6, IPV4, IPV6, UDP
 from tests.unit.agent.fakes import Breaker, FakeDhcp, FakeMetadata
 
@@ -161,7 +162,7 @@ class Site:
         return entry.spec
 
     def introduce(self, one: Host) -> None:
-        """Let the gateway know where a guest is: these taps do not answer when it asks."""
+        """Let the gateway know where a guest is: these taps do not answer when it asks, unless ``heard`` listens."""
         tap, (v4, v6) = self.taps[one.name], GATEWAYS[one.subnet]
         body = frames.neighbour(frames.NS, v6, one.mac)
         asks = frames.message6(one.mac, one.ipv6, v6, frames.NS, body, to=names.gateway_mac(one.subnet))
@@ -179,17 +180,40 @@ class Site:
         netns.inside(self._fabric, lambda: subprocess.run(up, check=True))
         self.taps[R.name] = remote
 
-    def reaches(self, sender: Host, receiver: Host, frame: Callable[[bytes], bytes], *, seconds: float = 2.0) -> bool:
+    def heard(self, one: Host, seconds: float) -> Iterator[bytes]:
+        """What comes to a guest within this time; asked by the gateway where it is, it answers.
+
+        What the gateway knows it asks about again when it has used it for five seconds, and forgets after eight.
+        """
+        tap, gateway = self.taps[one.name], mac_bytes(names.gateway_mac(one.subnet))
+        for got in tap.frames(seconds):
+            if got[6:12] == gateway and (answer := self._answer(one, got)):
+                tap.send(answer)
+            yield got
+
+    def _answer(self, one: Host, got: bytes) -> bytes:
+        """What a guest says to who asks where it is; nothing to anything else."""
+        to = names.gateway_mac(one.subnet)
+        if got[12:14] == b"\x08\x06" and got[20:22] == b"\0\1" and got[38:42] == ip_address(one.ipv4).packed:
+            return frames.arp(one.mac, 2, one.ipv4, GATEWAYS[one.subnet][0], to=to)
+        own = [address for address in (one.ipv6, one.local) if got[62:78] == ip_address(address).packed]
+        if got[12:14] == b"\x86\xdd" and got[20] == ICMPV6 and got[54] == frames.NS and own:
+            asker = str(ip_address(got[22:38]))
+            body = frames.neighbour(frames.NA, own[0], one.mac)
+            return frames.message6(one.mac, own[0], asker, frames.NA, body, to=to)
+        return b""
+
+    def reaches(self, sender: Host, receiver: Host, frame: Callable[[bytes], bytes], *, seconds: float = LONG) -> bool:
         """Whether a frame with a token in it comes to the receiver; the mark is sent behind it on the same way.
 
         :param frame: makes the frame of a token.
         """
         said, mark = token(), token()
-        source, drain = self.taps[sender.name], self.taps[receiver.name]
+        source = self.taps[sender.name]
         source.send(frame(said))
         source.send(datagram(sender, receiver, MARK_PORT, payload=mark))
         came = False
-        for got in drain.frames(seconds):
+        for got in self.heard(receiver, seconds):
             came = came or said in got
             if mark in got:
                 return came
@@ -205,7 +229,7 @@ def until(tap: Guest, question: bytes, answer: Callable[[bytes], bool]) -> None:
     """Ask until there is an answer: a bridge with its first port takes a moment."""
     for _ in range(20):
         tap.send(question)
-        if tap.gets(answer, 0.5):
+        if tap.gets(answer, SHORT):
             return
     raise AssertionError("the gateway does not answer")
 

@@ -41,7 +41,7 @@ def flood(site: Site, sender: Host, receiver: Host, frame: Callable[[int], bytes
     site.taps[receiver.name].drain()
     for number in range(count):
         site.taps[sender.name].send(frame(number))
-    return sum(what in got for got in site.taps[receiver.name].frames(0.4))
+    return sum(what in got for got in site.taps[receiver.name].burst())
 
 
 def allowed(rate: int, began: float) -> float:

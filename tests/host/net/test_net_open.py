@@ -94,21 +94,22 @@ def test_readers_of_vpcs_that_come_and_go_read_them_whole_or_not_at_all(place: P
     before = descriptors()
     sides = VpcSides(str(place), FilterSettings())
     over = threading.Event()
+    seen = [0] * 4
 
-    def read(vpc: str) -> int:
-        seen = 0
+    def read(number: int, vpc: str) -> None:
         while not over.is_set():
             side = sides.find(vpc)
             if side is not None:
                 assert "lo" in side.space.links()
                 assert side.space.inside(lambda: os.stat("/proc/thread-self/ns/net").st_ino) == side.space.inode
-                seen += 1
-        return seen
+                seen[number] += 1
 
     with ThreadPoolExecutor(4) as pool:
-        readers = [pool.submit(read, vpc) for vpc in (A, B, A, B)]
+        readers = [pool.submit(read, number, vpc) for number, vpc in enumerate((A, B, A, B))]
         try:
-            for _ in range(20):
+            for count in range(1000):  # on a busy machine one may hardly meet what the other makes
+                if count >= 20 and all(seen):
+                    break
                 for vpc in (A, B):
                     netns.create(f"{place}/{vpc}")
                     sides.needed(vpc)
@@ -116,7 +117,9 @@ def test_readers_of_vpcs_that_come_and_go_read_them_whole_or_not_at_all(place: P
                     sides.remove(vpc)
         finally:
             over.set()
-        assert all(reader.result() for reader in readers)
-    del readers
+        for reader in readers:
+            reader.result()
+    assert all(seen)
+    del reader, readers
     sides.close()
     assert descriptors() == before

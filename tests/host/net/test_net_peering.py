@@ -30,7 +30,7 @@ from lvagent.plan.resources import Peer
 from lvagent.spec import names
 from lvagent.spec.peerings import PeeringState
 from tests.host.net import frames
-from tests.host.net.conftest import VPC, Guest
+from tests.host.net.conftest import LONG, VPC, Guest
 from tests.host.net.frames import ICMP, IPV4, UDP
 from tests.host.net.site import (
     ACK,
@@ -84,10 +84,10 @@ def shown(site: Site, vpc: str, *argv: str) -> Any:  # noqa: ANN401 - JSON is of
     return json.loads(inside(site, vpc, "ip", "-j", *argv) or "[]")
 
 
-def comes(site: Site, sender: Host, receiver: Host, frame: bytes, said: bytes, seconds: float = 2) -> bool:
+def comes(site: Site, sender: Host, receiver: Host, frame: bytes, said: bytes, seconds: float = LONG) -> bool:
     """Whether what was said in a frame comes to the receiver."""
     site.taps[sender.name].send(frame)
-    return site.taps[receiver.name].gets(lambda got: said in got, seconds)
+    return any(said in got for got in site.heard(receiver, seconds))
 
 
 def ends(network: Network, vpc: str) -> dict[str, Peer]:
@@ -130,7 +130,7 @@ def test_the_rules_of_the_receiver_decide_and_of_the_sender_as_ever(site: Site) 
     site.put(document(P, [{"proto": "tcp", "port": 80, "source": "10.0.0.0/24"}]))
     for said, port, opened in ((token(), 80, True), (token(), 81, False)):
         assert (
-            comes(site, A, P, segment(A, P, port, sport=4000 + port, payload=said), said, 2 if opened else 0.3)
+            comes(site, A, P, segment(A, P, port, sport=4000 + port, payload=said), said, LONG if opened else 0.3)
             is opened
         )
     said = token()
@@ -138,7 +138,7 @@ def test_the_rules_of_the_receiver_decide_and_of_the_sender_as_ever(site: Site) 
     site.put(document(P, [OPEN]))
     site.put(document(A, [OPEN, {"proto": "udp", "port": 53, "direction": "egress", "destination": "10.0.20.0/24"}]))
     for said, port, opened in ((token(), 53, True), (token(), 54, False)):
-        assert comes(site, A, P, datagram(A, P, port, payload=said), said, 2 if opened else 0.3) is opened
+        assert comes(site, A, P, datagram(A, P, port, payload=said), said, LONG if opened else 0.3) is opened
 
 
 def test_a_rule_may_name_a_vm_or_a_subnet_of_the_other(site: Site) -> None:
@@ -166,8 +166,8 @@ def test_a_packet_that_is_too_large_is_told_of_by_an_address_that_is_let_in(site
     def too_large(got: bytes) -> bool:
         return got[12:14] == b"\x08\x00" and got[23] == ICMP and got[34:36] == b"\x03\x04"
 
-    found = [got for got in site.taps["a"].frames(0.5) if too_large(got)]
-    assert [got[26:30] for got in found] == [bytes([10, 0, 20, 1])]
+    told = next(got for got in site.taps["a"].frames(LONG) if too_large(got))
+    assert told[26:30] == bytes([10, 0, 20, 1])
 
 
 # what does not
@@ -210,7 +210,7 @@ def test_a_spoofed_source_is_dropped_at_the_other_end(site: Site, wire: Callable
             assert not tap.gets(lambda got, said=said: said in got, 0.15), (name, version)
         said = token()
         wire(packet(A.address(version), P.address(version), UDP, frames.udp(4000, 53, said)))
-        assert tap.gets(lambda got, said=said: said in got, 1)
+        assert tap.gets(lambda got, said=said: said in got)
 
 
 def test_a_peering_is_not_transitive(site: Site, wire: Callable[[bytes], None]) -> None:
@@ -225,7 +225,7 @@ def test_a_peering_is_not_transitive(site: Site, wire: Callable[[bytes], None]) 
         assert heard(site, VPC_P, LINK_A) == before[0]
         wire(packet(A.address(version), Q.address(version), UDP, frames.udp(4000, 53, forged)))
         assert not site.taps["q"].gets(lambda got, said=forged: said in got, 0.2)
-        assert heard(site, VPC_P, LINK_A) == before[0] + 1
+        until_heard(site, VPC_P, LINK_A, before[0] + 1)
         assert heard(site, VPC_Q, names.peer_link(VPC_P)) == before[1]
         said = token()
         assert comes(site, P, Q, datagram(P, Q, 53, version=version, payload=said), said)
@@ -276,7 +276,7 @@ def test_the_gateway_of_the_other_serves_its_own_only(site: Site, wire: Callable
                     pytest.fail(f"{name}: {opened.recv(100)!r}")
         with netns.inside(path, lambda family=family: socket.socket(family, socket.SOCK_DGRAM)) as opened:
             opened.bind(("", 53))
-            opened.settimeout(2)
+            opened.settimeout(LONG)
             gateway = GATEWAYS[SUBNET_P][version != 4]
             own = summed(P.address(version), gateway, 53, b"own")
             kind = frames.IPV4 if version == 4 else frames.IPV6
@@ -326,7 +326,7 @@ def test_a_peering_leads_neither_out_by_an_uplink_nor_in_from_one(site: Site, wi
 
 def until_heard(site: Site, vpc: str, link: str, count: int) -> None:
     """Wait for so many packets, and see that there are no more."""
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + LONG
     while heard(site, vpc, link) < count:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -346,8 +346,8 @@ def test_the_flows_of_one_peer_are_bounded_and_not_those_of_another(
         site.start(A, P, Q)
         came = []
         for port in range(5000, 5008):
-            said = token()
-            came.append(comes(site, A, P, datagram(A, P, 53, sport=port, payload=said), said, 0.3))
+            said, patience = token(), LONG if len(came) < 4 else 0.3
+            came.append(comes(site, A, P, datagram(A, P, 53, sport=port, payload=said), said, patience))
         assert came == [True] * 4 + [False] * 4
         said = token()
         assert comes(site, Q, P, datagram(Q, P, 53, payload=said), said)

@@ -15,7 +15,7 @@ from lvagent.host import netns
 from lvagent.host.network import Network
 from lvagent.spec import names
 from tests.host.net import frames
-from tests.host.net.conftest import VPC, Guest
+from tests.host.net.conftest import LONG, SHORT, VPC, Guest
 from tests.host.net.frames import BROADCAST, ICMP
 from tests.host.net.site import (
     ACK,
@@ -163,11 +163,11 @@ def connect(site: Site, client: Host, server: Host, version: int = 4, sport: int
     """A TCP connection to port 80; gives what makes the next segment of the client and of the server."""
     a, b = site.taps[client.name], site.taps[server.name]
     a.send(segment(client, server, 80, sport=sport, version=version))
-    assert b.gets(lambda got: segment_of(got) == (sport, 80, SYN), 1)
+    assert b.gets(lambda got: segment_of(got) == (sport, 80, SYN))
     b.send(segment(server, client, sport, sport=80, version=version, flags=SYN | ACK, seq=5000, ack=1001))
-    assert a.gets(lambda got: segment_of(got) == (80, sport, SYN | ACK), 1)
+    assert a.gets(lambda got: segment_of(got) == (80, sport, SYN | ACK))
     a.send(segment(client, server, 80, sport=sport, version=version, flags=ACK, seq=1001, ack=5001))
-    assert b.gets(lambda got: segment_of(got) == (sport, 80, ACK), 1)
+    assert b.gets(lambda got: segment_of(got) == (sport, 80, ACK))
     return (
         lambda said: segment(
             client, server, 80, sport=sport, version=version, flags=ACK, seq=1001, ack=5001, payload=said
@@ -322,21 +322,21 @@ def test_extra_addresses_lead_to_all_who_share_them(site: Site) -> None:
     site.taps["b"].send(frames.arp(B.mac, 2, "10.0.0.66", "10.0.0.1", to="ff:ff:ff:ff:ff:ff"))
     to_shared = lambda said: datagram(C, B, 53, destination="10.0.0.66", payload=said)  # noqa: E731
 
-    def answered() -> bool:
+    def answered(seconds: float = LONG) -> bool:
         """B answers for the address when the gateway asks for it."""
         said = token()
         site.taps["c"].send(to_shared(said))
-        for got in site.taps["b"].frames(1.0):
+        for got in site.taps["b"].frames(seconds):
             if got[12:14] == b"\x08\x06" and got[38:42] == bytes([10, 0, 0, 66]) and got[20:22] == b"\0\1":
                 site.taps["b"].send(frames.arp(B.mac, 2, "10.0.0.66", "10.0.0.1", to=got[6:12].hex(":")))
             if said in got:
                 return True
         return False
 
-    assert not answered(), "A has it too, and is closed"
+    assert not answered(SHORT), "A has it too, and is closed"
     site.put(document(A, [UDP_OPEN], **shared))
     assert answered()
     site.put(document(A))
     assert answered(), "now it is that of B alone"
     site.put(document(B, **shared))
-    assert not answered()
+    assert not answered(SHORT)

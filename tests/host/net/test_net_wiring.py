@@ -324,7 +324,7 @@ def test_a_namespace_with_a_tap_in_it_stays(network: Network, guest: Callable[[s
 
 
 def gone(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 5
+    end = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)

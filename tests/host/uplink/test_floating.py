@@ -15,14 +15,14 @@ from lvagent.plan import wanted
 from lvagent.plan.resources import Inward, Proxy, Uplink
 from lvagent.spec.vpc import UplinkMode, VpcConfig
 from tests.host.uplink.conftest import ANYTHING, NAT, A, B, Site, vm_id
-from tests.host.uplink.test_published import SHORT, Killed, breaking, flow, heard
-from tests.host.uplink.world import HOST, ISP, PEER, PORT, WEB, WEB6, Guest
+from tests.host.uplink.test_published import LONG, SHORT, Killed, breaking, flow, heard
+from tests.host.uplink.world import HOST, ISP, PEER, PORT, WEB, WEB6, Guest, until
 
 FLOAT, FLOAT6, SECOND = "203.0.113.50", "2001:db8:1::50", "203.0.113.51"
 FAR = 9000
 
-
-PATIENCE = neighbours.INTERVAL
+PATIENCE = 3.0
+"""Seconds for who answers, on a machine that may be busy; whoever does so at once is waited for no longer."""
 
 
 @pytest.fixture(autouse=True)
@@ -97,14 +97,14 @@ def flows(site: Site, guest: Guest, count: int) -> Iterator[list[socket.socket]]
 
 
 @contextmanager
-def outward(site: Site, guest: Guest) -> Iterator[Callable[[], bool]]:
-    """A connection of a guest to a server outside; whether both ends hear each other."""
+def outward(site: Site, guest: Guest) -> Iterator[Callable[..., bool]]:
+    """A connection of a guest to a server outside; whether both ends hear each other, within so many seconds."""
     path = site.world.path("web")
     with netns.inside(path, lambda: socket.create_server((WEB, 9200))) as listener, guest.socket() as asker:
         asker.connect((WEB, 9200))
         server, _ = listener.accept()
         with server:
-            yield lambda: heard(asker, server)
+            yield lambda seconds=LONG: heard(asker, server, seconds)
 
 
 def _echo(listener: socket.socket, count: int) -> None:
@@ -119,11 +119,19 @@ def _echo(listener: socket.socket, count: int) -> None:
 
 
 def alive(lines: list[socket.socket]) -> int:
-    """How many of these are answered at once."""
+    """How many of these are answered."""
     for line in lines:
-        line.settimeout(2)
+        line.settimeout(LONG)
         line.sendall(b"x")
-    return sum(line.recv(10) == b"x" for line in lines)
+    return sum(answered(line) for line in lines)
+
+
+def answered(line: socket.socket) -> bool:
+    """Whether something is heard on a connection."""
+    try:
+        return line.recv(10) == b"x"
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize("target", [(A, 6), (B, 5)])
@@ -155,7 +163,7 @@ def test_it_moves_while_others_go_on(pair: Site, target: tuple[str, int]) -> Non
             thread.join()
         assert not lost
         assert alive(others) == 100
-        assert not own()
+        assert not own(SHORT)
     seen = Guest(pair.world, "isp").ask(FLOAT, PORT, "hello")
     assert seen == ISP
     assert inside(pair, A, 5).ask(WEB, FAR, "hello") == HOST
@@ -184,8 +192,8 @@ def test_it_is_let_go_and_its_flows_are_cut(pair: Site) -> None:
         assert comes()
         assert goes()
         pair.floating.drop(FLOAT)
-        assert not comes()
-        assert not goes()
+        assert not comes(SHORT)
+        assert not goes(SHORT)
     assert proxied(pair) == {FLOAT6}
     assert asks(pair, "web", FLOAT6) == WEB6
     pair.floating.drop(FLOAT6)
@@ -276,7 +284,7 @@ def test_it_is_announced(pair: Site) -> None:
     pair.float(FLOAT6, A, 5)
     mac = mac_of(pair, "host", "wan")
     for address in (FLOAT, FLOAT6):
-        assert mac in pair.world.run("isp", "ip", "neigh", "show", address)
+        assert until(lambda address=address: mac in pair.world.run("isp", "ip", "neigh", "show", address)), address  # type: ignore[misc]
 
 
 KINDS = Inward | Proxy | Uplink

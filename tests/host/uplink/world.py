@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import select
 import socket
 import socketserver
 import struct
@@ -190,11 +191,11 @@ class Guest:
             ]
             return [one.result() for one in asked]
 
-    def pings(self, address: str) -> bool:
-        """Whether an address answers to a ping."""
-        return pings(self.path, address)
+    def pings(self, address: str, *, seconds: float = 10) -> bool:
+        """Whether an address answers to a ping within this time."""
+        return pings(self.path, address, seconds=seconds)
 
-    def resolve(self, server: str, name: str, *, patience: float = 2.0) -> list[str] | None:
+    def resolve(self, server: str, name: str, *, patience: float = 10) -> list[str] | None:
         """The IPv4 addresses of a name; None if nobody answers."""
         with self.socket(socket.SOCK_DGRAM) as line:
             line.settimeout(patience)
@@ -205,8 +206,8 @@ class Guest:
                 return None
 
 
-def pings(path: str, address: str, *, seconds: float = 1.0) -> bool:
-    """Whether an address answers to a ping from a namespace."""
+def pings(path: str, address: str, *, seconds: float = 10) -> bool:
+    """Whether an address answers within this time to pings from a namespace, two of which are sent each second."""
     six = ":" in address
     family, proto, asks, says = (
         (socket.AF_INET6, socket.IPPROTO_ICMPV6, 128, 129) if six else (socket.AF_INET, socket.IPPROTO_ICMP, 8, 0)
@@ -217,15 +218,21 @@ def pings(path: str, address: str, *, seconds: float = 1.0) -> bool:
     total = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
     with netns.inside(path, lambda: socket.socket(family, socket.SOCK_RAW, proto)) as line:
         end = time.monotonic() + seconds
-        try:
-            line.sendto(body if six else body[:2] + struct.pack("!H", total) + body[4:], (address, 0))
-            while (left := end - time.monotonic()) > 0:
-                line.settimeout(left)
-                got = line.recv(1500)[0 if six else 20 :]
-                if got[0] == says and got[4:6] == struct.pack("!H", token):
-                    return True
-        except OSError:
-            return False
+        while (left := end - time.monotonic()) > 0:
+            with contextlib.suppress(OSError):  # no way there, or nobody says where it is: that may be so in a moment
+                line.sendto(body if six else body[:2] + struct.pack("!H", total) + body[4:], (address, 0))
+            if _replied(line, min(left, 0.5), says, token):
+                return True
+    return False
+
+
+def _replied(line: socket.socket, seconds: float, says: int, token: int) -> bool:
+    """Whether the answer to a ping comes within this time."""
+    end, skipped = time.monotonic() + seconds, 0 if line.family is socket.AF_INET6 else 20
+    while (left := end - time.monotonic()) > 0 and select.select([line], [], [], left)[0]:
+        got = line.recv(1500)[skipped:]
+        if got[0] == says and got[4:6] == struct.pack("!H", token):
+            return True
     return False
 
 

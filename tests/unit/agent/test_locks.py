@@ -64,12 +64,12 @@ def test_an_attempt_leaves_it_to_those_who_wait() -> None:
         assert held
         thread = threading.Thread(target=wait)
         thread.start()
-        waiting.wait(5)
+        waiting.wait(30)
         while locks._users[ONE] < 2:
             time.sleep(0.001)
         with locks.attempt(ONE) as second:
             assert not second
-    thread.join(5)
+    thread.join(30)
     assert (thread.is_alive(), locks._locks, locks._users) == (False, {}, {})
 
 
@@ -112,7 +112,7 @@ def test_many_wire_on_the_fabric_and_one_alone_takes_away(tmp_path: Path) -> Non
         thread.start()
         thread.join(0.05)
         assert (thread.is_alive(), gone) == (True, [])
-    thread.join(5)
+    thread.join(30)
     assert gone == ["alone"]
 
 

@@ -51,7 +51,7 @@ def agent(host: FakeHost) -> Iterator[Agent]:
 
 def seen(agent: Agent, enough: Callable[[Metrics], object]) -> Metrics:
     """What is measured once it is so; looks are made beside, and of a busy machine."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 40
     while not enough(found := agent.metrics()):
         assert time.monotonic() < deadline, found
         due(agent)
@@ -134,7 +134,7 @@ def test_crashes_and_restarts_are_counted_and_go_with_the_vm(agent: Agent, host:
         agent.revival.work()
         host.now += 60
         agent.revival.work()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while not agent.revival.idle:
             assert time.monotonic() < deadline
             time.sleep(0.001)
@@ -221,7 +221,7 @@ def test_a_look_that_hangs_holds_no_scrape_up(agent: Agent, host: FakeHost) -> N
         for _ in range(3):
             begun = time.monotonic()
             found = agent.metrics()
-            assert time.monotonic() - begun < 5
+            assert time.monotonic() - begun < 20  # the look hangs for 30
             assert vpc(found).looked_at == vpc(first).looked_at, "as it was seen last"
             assert len(found.vms) == 2
     finally:
@@ -257,7 +257,7 @@ class Eyes:
         self.looks._rests_until = 0.0
         future = self.looks.refresh(keys, anew)
         if future is not None:
-            future.result(10)
+            future.result(30)
         return {key: found.value for key, found in self.looks.known().items()}
 
 

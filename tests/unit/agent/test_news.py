@@ -81,7 +81,7 @@ def test_a_close_wakes_every_follower_and_those_to_come() -> None:
     waiting = threading.Thread(target=lambda: answers.append(follower.take(timeout=60)))
     waiting.start()
     news.close()
-    waiting.join(timeout=10)
+    waiting.join(timeout=30)
     assert answers == [None]
     assert follower.closed
     assert news.follow().closed

@@ -58,7 +58,7 @@ def test_without_a_reboot_what_was_stopped_stays_stopped(host: FakeHost) -> None
 def test_their_network_is_there_first_and_some_start_at_once(host: FakeHost) -> None:
     fill(host)
     reboot(host)
-    lock, most, now, wired = threading.Lock(), 0, 0, []
+    lock, most, now, wired, together = threading.Lock(), 0, 0, [], threading.Event()
     make = host.agent(sweep=False, boot_id="boot-2", settings=Settings(libvirt=Libvirt(starts=3)))
     plug = host.domains.hook
 
@@ -68,7 +68,10 @@ def test_their_network_is_there_first_and_some_start_at_once(host: FakeHost) -> 
             wired.append(any(isinstance(one, Netns) for one in host.wires.there) and bool(host.dhcp.served))
             now += 1
             most = max(most, now)
-        time.sleep(0.05)
+            if now == 3:
+                together.set()
+        together.wait(20)  # the first ones wait for each other, be the machine ever so busy
+        time.sleep(0.05)  # in which one too many would come
         plug(vm, xml)
         with lock:
             now -= 1

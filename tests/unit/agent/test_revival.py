@@ -52,7 +52,7 @@ class Story:
 
     def settle(self) -> None:
         """All starts that were begun are over: nothing of them has the VM's lock."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while not self.agent.revival.idle:
             assert time.monotonic() < deadline
             time.sleep(0.001)
@@ -323,7 +323,7 @@ def test_the_thread_does_what_is_due(host: FakeHost) -> None:
     story.agent.start()
     host.domains.end(VM, State.CRASHED, CRASH)
     story.agent.observe(VM)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while story.state[0] is not State.RUNNING:
         assert time.monotonic() < deadline
         host.now += 0.2

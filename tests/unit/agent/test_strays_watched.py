@@ -41,7 +41,7 @@ def crowd(host: FakeHost) -> FakeHost:
     return host
 
 
-def until(what: Callable[[], object], seconds: float = 5) -> None:
+def until(what: Callable[[], object], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import pytest
@@ -92,6 +93,7 @@ def test_when_it_changed_stays_until_it_changes(host: FakeHost) -> None:
     first = agent.vm(VM).changed_at
     agent.sweep()
     assert agent.vm(VM).changed_at == first
+    time.sleep(0.002)  # it is told in milliseconds
     agent.power(VM, Action.PAUSE)
     assert agent.vm(VM).changed_at > first
 

@@ -179,7 +179,7 @@ class Stuck(FakePages):
         self.go = threading.Event()
 
     def append(self, vm: str, line: Mapping[str, object]) -> None:
-        assert self.go.wait(20)
+        assert self.go.wait(60)
         super().append(vm, line)
 
 

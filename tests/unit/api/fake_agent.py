@@ -160,7 +160,7 @@ class FakeAgent:
     def _enter(self, what: str, vm: str) -> None:
         with self._lock:
             self.calls.append((what, vm))
-        assert self.gate.wait(20), "the test left the gate shut"
+        assert self.gate.wait(60), "the test left the gate shut"
         failure, self.failure = self.failure, None
         if failure is not None:
             raise failure
@@ -446,7 +446,7 @@ class FakeAgent:
         checks = (("libvirt", "ok" if self.ready else "cannot be read"), ("first sweep", "ok"))
         return Readiness(self.ready, checks)
 
-    def waits_for(self, count: int, seconds: float = 5) -> None:
+    def waits_for(self, count: int, seconds: float = 30) -> None:
         """Wait until so many changes have reached the agent."""
         deadline = time.monotonic() + seconds
         while len(self.calls) < count:

@@ -48,7 +48,7 @@ def test_who_waits_is_woken() -> None:
     waiting = threading.Thread(target=lambda: found.append(intake.take()))
     waiting.start()
     intake.put(event(1))
-    waiting.join(10)
+    waiting.join(30)
     assert found == [Batch((event(1),))]
 
 

