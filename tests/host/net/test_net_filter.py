@@ -8,13 +8,18 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from lvagent.config import FilterSettings
 from lvagent.errors import HostError
 from lvagent.host import nft_read as kernel
+from lvagent.host.filters import VpcFilter
 from lvagent.host.netlink import NETFILTER, Socket
+from lvagent.host.netspace import Netspace
 from lvagent.host.nft import Nft
 from lvagent.plan.resources import PortFilter
 from lvagent.render import nft
-from lvagent.render.elements import BRIDGE_SETS, Element, by_owner
+from lvagent.render.elements import BRIDGE_SETS, Element, Piece, by_owner
+from lvagent.render.firewall import firewalls
+from tests.host.net.conftest import port, wall
 from tests.unit.render.nft_cases import PLAIN, RICH, SUBNET, VPC, ports
 
 pytestmark = pytest.mark.host
@@ -88,3 +93,27 @@ def test_contexts_of_many_threads_do_not_disturb_each_other(place: Path) -> None
     assert failures == []
     context.close()
     netfilter.close()
+
+
+def test_who_only_looks_while_a_filter_is_changed_leaves_no_rule_behind(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what he read before the change nothing is believed when the next one is made."""
+    space = Netspace("")
+    filters = VpcFilter(VPC, space, FilterSettings())
+    closed, opened = wall(port(5), rules=()), wall(port(5))
+    filters.ensure_base([closed])
+    read = kernel.pieces
+
+    def overtaken(netfilter: Socket) -> frozenset[Piece]:
+        found = read(netfilter)
+        monkeypatch.setattr(kernel, "pieces", read)
+        filters.put([opened])
+        return found
+
+    monkeypatch.setattr(kernel, "pieces", overtaken)
+    filters.read()
+    filters.put([closed])
+    fresh = VpcFilter(VPC, space, FilterSettings())
+    assert set(firewalls(VPC, fresh.read().items())) == {closed}
+    space.close()
