@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lvagent.errors import HostError
+from lvagent.errors import HostError, Vanished
+from lvagent.host import netns
 from lvagent.host.run import run
 from lvagent.host.view import View
 
@@ -63,6 +64,8 @@ def start(argv: Sequence[str], *, namespace: str, view: View, unit: str, timeout
     command = [*_scope(unit), *argv]
     try:
         view.within(namespace, lambda: run(command, timeout=timeout))
+    except netns.NameGone as error:
+        raise Vanished(argv[0], "start", f"{namespace}: {error.strerror}") from error
     except OSError as error:
         raise HostError(argv[0], "start", f"{error.filename or namespace}: {error.strerror}") from error
 

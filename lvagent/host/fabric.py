@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lvagent.config import Settings
-from lvagent.errors import HostError
+from lvagent.errors import HostError, Vanished
 from lvagent.host import bridge_netfilter, files, links, netns, nft_read, sysctl
 from lvagent.host.links import Link
 from lvagent.host.netlink import Message
@@ -87,7 +87,7 @@ class FabricSide:
         """
         space = self.space()
         if space is None:
-            raise HostError(self._name, "use", "there is no such namespace", hint="it is made with the first VNI")
+            raise Vanished(self._name, "use", "there is no such namespace", hint="it is made with the first VNI")
         return space
 
     def observe(self) -> Fabric | None:
@@ -266,7 +266,7 @@ class FabricSide:
         if not self._name:
             space.send(links.delete(name) for name in doomed)
         elif doomed:
-            space.send([*(links.change(name, group=DOOMED_GROUP) for name in doomed), links.delete_group(DOOMED_GROUP)])
+            space.send([*(links.regroup(name, DOOMED_GROUP) for name in doomed), links.delete_group(DOOMED_GROUP)])
 
     def _is_ours(self, link: Link) -> bool:
         return link.name.startswith(_PREFIXES) and link.group in (names.LINK_GROUP, DOOMED_GROUP)

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from lvagent.errors import HostError, Unavailable
+from lvagent.errors import HostError, Unavailable, Vanished
 from lvagent.host import conntrack
 from lvagent.host.entrance import Entrance
 from lvagent.host.links import Link
@@ -112,7 +112,7 @@ class Prober:
         if probe.entry:
             found = space.find([probe.entry]).get(probe.entry)
             if found is None:
-                raise HostError("the probe", "send", f"there is no port {probe.entry}", hint="is the VM starting?")
+                raise Vanished("the probe", "send", f"there is no port {probe.entry}", hint="is the VM starting?")
             return found
         index = _way_to(space, probe.packet)
         found = space.find_indexes([index]).get(index) if index else None

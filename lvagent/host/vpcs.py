@@ -11,7 +11,7 @@ import os
 import threading
 
 from lvagent.config import FilterSettings
-from lvagent.errors import HostError
+from lvagent.errors import HostError, Vanished
 from lvagent.host import netns
 from lvagent.host.netspace import open_named, translated
 from lvagent.host.vpc import VpcSide
@@ -89,11 +89,11 @@ class VpcSides:
     def needed(self, vpc: str) -> VpcSide:
         """A VPC's namespace, opened.
 
-        :raise HostError: there is none.
+        :raise Vanished: there is none (any more).
         """
         side = self.find(vpc)
         if side is None:
-            raise HostError(vpc, "use", "there is no such namespace")
+            raise Vanished(vpc, "use", "there is no such namespace")
         return side
 
     def create(self, vpc: str) -> VpcSide:
