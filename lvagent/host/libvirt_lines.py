@@ -106,6 +106,9 @@ def translate(error: libvirt.libvirtError, resource: str, action: str) -> Lvagen
     message = cast(str, error.get_error_message() or str(error))
     if code in ABSENT:
         return NotFound("vm", resource)
+    if code == libvirt.VIR_ERR_OPERATION_TIMEOUT:
+        hint = f"libvirt is at something else with it: {' '.join(message.split())}"
+        return Unavailable(f"libvirt's lock of {resource}", hint=hint)
     lost = code in (libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_ERR_INTERNAL_ERROR) and _LOST.search(message)
     if code in BROKEN or lost:
         return Unavailable("libvirtd", hint="is it running? try: virsh -c qemu:///system version")

@@ -117,6 +117,16 @@ def test_of_a_domain_that_is_not_ours_nothing_is_asked(qemu: Qemu, domain: Any) 
     assert qemu.seen == []
 
 
+def test_of_one_that_ends_while_it_is_asked_it_is_told_that_it_does_not_run(qemu: Qemu, domain: Any) -> None:  # noqa: ANN401 - untyped
+    def ends(one: Domain, _text: str, _flags: int, /) -> str:
+        one.destroy()
+        raise libvirt.libvirtError("domain is no longer running")
+
+    with pytest.raises(Conflict, match="test does not run"):
+        Monitor(URI, seconds=5, send=ends).qmp("test", STATUS)
+    domain.create()
+
+
 def test_one_that_hangs_is_left_after_its_time(qemu: Qemu) -> None:
     monitor = Monitor(URI, seconds=0.3, send=qemu)
     qemu.gate.clear()
