@@ -23,8 +23,8 @@ from lvagent.host.crossing import Closed, Way, closed_to_uplinks
 from lvagent.host.forwarding import Forwarding
 from lvagent.host.netspace import Netspace, translated
 from lvagent.host.nft_read import INET
+from lvagent.host.rootfilter import GONE, Chain, RootFilter
 from lvagent.host.rootfilter import UPLINK_COMMENT as COMMENT
-from lvagent.host.rootfilter import Chain, RootFilter
 from lvagent.plan.resources import Router
 from lvagent.render.elements import Element
 from lvagent.render.inward import ROOT_SETS, TARGETS, Placed, root_text
@@ -37,9 +37,6 @@ WAYS = ('iifname "ux-*"', 'oifname "ux-*"')
 
 MOST_FLOWS = 1 << 16
 """Of root's flows that nobody answered, looked at when the filter is put back."""
-
-GONE = "No such file or directory"
-"""What nft says of a chain that is not there."""
 
 
 class RouterSide:
