@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from lvagent.agent.core import Agent
-from lvagent.errors import Conflict, NotFound
+from lvagent.errors import Conflict, NotFound, Vanished
 from lvagent.host.probe import Seen
 from lvagent.host.wishes import WishFiles
+from lvagent.plan.explain.probe import Probe
 from lvagent.plan.sessions import KeptFlow, Tuple
 from lvagent.spec import names
 from lvagent.spec.flow import Live, parse_flow
@@ -53,6 +54,25 @@ def test_a_walk_over_what_is_known_touches_nothing(fake: FakeHost, agent: Agent)
     for flow in (parse_flow("i-0000000009", TWO, "tcp", 22), parse_flow(ONE, "i-0000000009", "tcp", 22)):
         with pytest.raises(NotFound):
             agent.explain(flow)
+
+
+def test_a_port_that_goes_before_the_packet_is_sent(
+    fake: FakeHost, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_probe: Probe) -> Seen:
+        raise Vanished("the probe", "send", "there is no port t0000000001-0")
+
+    monkeypatch.setattr(fake.wires, "probe", gone)
+    found = agent.explain(SSH, live=True)
+    assert (found.walk.allowed, found.live) == (
+        True,
+        Live(
+            False,
+            False,
+            None,
+            "cannot send the probe: there is no port t0000000001-0 (it went away meanwhile; try again)",
+        ),
+    )
 
 
 def test_of_a_wish_that_cannot_be_read_nothing_is_said(fake: FakeHost, agent: Agent, tmp_path: Path) -> None:
