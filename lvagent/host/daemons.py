@@ -11,6 +11,7 @@ systemd.kill(5)).
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import select
@@ -29,6 +30,9 @@ SYSTEMD = "/run/systemd/system"
 """There exactly when systemd is PID 1 (sd_booted(3))."""
 
 SLICE = "lvagent.slice"
+
+NO_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
+"""What pidfd_open(2) says of a pid that is nobody's, or that a thread of some process has by now."""
 
 MAX_PID = 1 << 22
 """PID_MAX_LIMIT of the kernel (proc(5), pid_max)."""
@@ -145,7 +149,9 @@ def end(pid: int, identity: Identity, *, patience: float = 5) -> None:
 def _pinned(pid: int) -> Iterator[int | None]:
     try:
         pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
+    except OSError as error:
+        if error.errno not in NO_PROCESS:
+            raise
         yield None
         return
     try:

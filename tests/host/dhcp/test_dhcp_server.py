@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -325,6 +326,20 @@ def test_an_edit_by_hand_is_undone(site: Site) -> None:
     assert site.server.observe(site.vpc) is None
     site.server.ensure(site.wanted(host(5)))
     assert (conf.read_text(), site.pid() != before) == (good, True)
+
+
+def test_a_pid_that_a_thread_of_a_stranger_has_by_now(tmp_path: Path) -> None:
+    """Threads are numbered as processes are, and none can be pinned."""
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    (tmp_path / "pid").write_text(f"{thread.native_id}\n")
+    try:
+        daemons.let_die(tmp_path / "pid")
+        daemons.end(thread.native_id or 0, daemons.Identity("dnsmasq", "--conf-file=/elsewhere"))
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_a_pid_file_that_names_a_stranger(site: Site) -> None:
