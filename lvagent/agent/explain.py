@@ -67,7 +67,7 @@ class Explainer:
             return Live(False, False, None, found)
         try:
             seen = self._networks.probe(found)
-        except Vanished as error:  # a VM starts or ends, its VPC comes or goes
+        except (Conflict, Vanished) as error:  # no way, or none any more: a VM, or its VPC, comes or goes
             return Live(False, False, None, f"{error} ({error.hint})")
         agrees = seen.arrived == walk.allowed
         text = f"{'the host agrees' if agrees else 'the host does NOT agree'}: {seen.where}"

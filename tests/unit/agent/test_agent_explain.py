@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lvagent.agent.core import Agent
-from lvagent.errors import Conflict, NotFound, Vanished
+from lvagent.errors import Conflict, LvagentError, NotFound, Vanished
 from lvagent.host.probe import Seen
 from lvagent.host.wishes import WishFiles
 from lvagent.plan.explain.probe import Probe
@@ -56,23 +56,25 @@ def test_a_walk_over_what_is_known_touches_nothing(fake: FakeHost, agent: Agent)
             agent.explain(flow)
 
 
-def test_a_port_that_goes_before_the_packet_is_sent(
-    fake: FakeHost, agent: Agent, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def gone(_probe: Probe) -> Seen:
-        raise Vanished("the probe", "send", "there is no port t0000000001-0")
-
-    monkeypatch.setattr(fake.wires, "probe", gone)
-    found = agent.explain(SSH, live=True)
-    assert (found.walk.allowed, found.live) == (
-        True,
-        Live(
-            False,
-            False,
-            None,
-            "cannot send the probe: there is no port t0000000001-0 (it went away meanwhile; try again)",
+@pytest.mark.parametrize(
+    ("refusal", "text"),
+    [
+        (
+            Vanished("the probe", "send", "no port"),
+            "cannot send the probe: no port (it went away meanwhile; try again)",
         ),
-    )
+        (Conflict("no link leads to 2001:db8::1", hint="ip route"), "no link leads to 2001:db8::1 (ip route)"),
+    ],
+)
+def test_a_packet_that_has_no_way_in_or_none_any_more_is_not_sent(
+    fake: FakeHost, agent: Agent, monkeypatch: pytest.MonkeyPatch, refusal: LvagentError, text: str
+) -> None:
+    def refuse(_probe: Probe) -> Seen:
+        raise refusal
+
+    monkeypatch.setattr(fake.wires, "probe", refuse)
+    found = agent.explain(SSH, live=True)
+    assert (found.walk.allowed, found.live) == (True, Live(False, False, None, text))
 
 
 def test_of_a_wish_that_cannot_be_read_nothing_is_said(fake: FakeHost, agent: Agent, tmp_path: Path) -> None:
