@@ -8,7 +8,7 @@ from typing import Any
 import libvirt
 import pytest
 
-from lvagent.errors import HostError, NotFound, Unavailable
+from lvagent.errors import HostError, NotFound, Unavailable, Vanished
 from lvagent.host import libvirt as ours
 from lvagent.host.libvirt import Hypervisor
 from lvagent.host.libvirt_lines import translate
@@ -20,10 +20,10 @@ URI = "test:///default"
 VM = "i-0000000001"
 
 
-def error(code: int) -> libvirt.libvirtError:
+def error(code: int, text: str = "made up") -> libvirt.libvirtError:
     """An error of libvirt's with this number."""
-    made = libvirt.libvirtError("made up")
-    made.err = (code, 0, "made up", 0, None, None, None, 0, 0)
+    made = libvirt.libvirtError(text)
+    made.err = (code, 0, text, 0, None, None, None, 0, 0)
     return made
 
 
@@ -109,3 +109,11 @@ def test_a_domain_that_libvirt_is_at_work_on_is_asked_about_again() -> None:
     busy = translate(error(libvirt.VIR_ERR_OPERATION_TIMEOUT), VM, "mark")
     assert isinstance(busy, Unavailable)
     assert isinstance(translate(error(libvirt.VIR_ERR_NO_DOMAIN), VM, "mark"), NotFound)
+
+
+def test_a_qemu_that_ends_while_it_is_asked_is_gone_and_one_that_ends_as_it_starts_says_why() -> None:
+    lost = error(libvirt.VIR_ERR_SYSTEM_ERROR, "Unable to read from monitor: Connection reset by peer")
+    assert isinstance(translate(lost, VM, "pause"), Vanished)
+    assert type(translate(lost, VM, "start")) is HostError
+    text = "internal error: process exited while connecting to monitor: qemu: no such disk"
+    assert type(translate(error(libvirt.VIR_ERR_INTERNAL_ERROR, text), VM, "start")) is HostError
