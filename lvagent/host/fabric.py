@@ -23,6 +23,7 @@ from lvagent.host import bridge_netfilter, files, links, netns, nft_read, sysctl
 from lvagent.host.links import Link
 from lvagent.host.netlink import Message
 from lvagent.host.netspace import Netspace, open_named, translated
+from lvagent.host.nft import without
 from lvagent.plan.resources import Bridge, Fabric, Veth, Vxlan
 from lvagent.render.elements import GUARD_SETS, Element
 from lvagent.render.nft import base, base_digest, change
@@ -276,7 +277,7 @@ class FabricSide:
             self.close()
             netns.delete(self._path)
         elif nft_read.table_comment(space.netfilter) is not None:
-            space.nft.run("delete table bridge lvagent\n", "the guard", "remove")
+            space.nft.run(without("bridge lvagent"), "the guard", "remove")
 
 
 def _bridge(one: Bridge | Vxlan | Veth) -> str:

@@ -15,6 +15,7 @@ from lvagent.config import FilterSettings
 from lvagent.errors import HostError
 from lvagent.host import nft_read
 from lvagent.host.netspace import Netspace
+from lvagent.host.nft import without
 from lvagent.host.nft_read import BRIDGE, INET, Counted
 from lvagent.plan.resources import Firewall
 from lvagent.render.elements import RECEIVED, Chain, Piece, Rule, by_owner
@@ -134,7 +135,7 @@ class VpcFilter:
         families = [(BRIDGE, "bridge"), (INET, "inet")]
         there = [name for family, name in families if nft_read.table_comment(self._space.netfilter, family) is not None]
         if there:
-            self._run("".join(f"delete table {name} lvagent\n" for name in there))
+            self._run("".join(without(f"{name} lvagent") for name in there))
             self._note(None)
 
     def _put(self, wanted: list[Part], without: list[str]) -> None:

@@ -15,7 +15,8 @@ from lvagent.host.fabric import FabricSide
 from lvagent.host.links import Link
 from lvagent.host.netspace import Netspace, translated
 from lvagent.host.network import Network
-from lvagent.plan.resources import Bridge, Veth, Vxlan
+from lvagent.host.nft import Nft
+from lvagent.plan.resources import Bridge, Ruleset, Veth, Vxlan
 from lvagent.spec import names
 from tests.host.net.conftest import SUBNET, VPC, base, open_port, plug, port, segment
 
@@ -79,6 +80,20 @@ def test_the_outer_end_of_a_dead_vpc_that_ends_while_it_is_taken_away(
     )
     network.remove(crossing)
     assert not {*crossing} & network.observe(VPC)
+
+
+def test_a_filter_that_somebody_flushes_while_it_is_taken_away(
+    settings: Settings, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network.ensure(base())
+    path = f"{settings.paths.netns}/{VPC}"
+
+    def flush(_context: Nft, *_args: object) -> None:
+        netns.inside(path, lambda: subprocess.run(["nft", "flush", "ruleset"], check=True))
+
+    once(monkeypatch, Nft, "run", flush)
+    network.remove([one for one in base() if isinstance(one, Ruleset)])
+    assert not [one for one in network.observe(VPC) if isinstance(one, Ruleset)]
 
 
 def test_a_vpc_or_a_tap_that_is_not_there_any_more(network: Network) -> None:
