@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 import urllib.parse
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from tests.e2e.fuzz.bodies import FLOATING, flows, no_bodies, own_id, sound_bodi
 from tests.e2e.fuzz.oracle import check
 from tests.e2e.fuzz.routes import Route, routes_of
 from tests.e2e.fuzz.sent import Request, drawn, requests
-from tests.e2e.fuzz.served import CANARY, NAMES, Served
+from tests.e2e.fuzz.served import CANARY, IDS, NAMES, NETS, Served
 from tests.e2e.specs import nic, vm
 from tests.lab.host import LabHost
 
@@ -124,3 +125,69 @@ def other_limit(lab: LabHost, operations: int) -> Iterator[None]:
     finally:
         lab.kill_agent()
         lab.start_agent()
+
+
+HANDS = (
+    "ip netns delete {vpc}",
+    "ip -n {vpc} link delete {bridge}",
+    "ip -n {vpc} link delete $(ip -n {vpc} -br link | grep -o '^px-[a-z]*' | head -1)",
+    "ip -n {vpc} link set {bridge} down",
+    "ip -n lvfabric link delete lvb100",
+    "ip link delete $(ip -br link | grep -o '^ux-[a-z]*' | head -1)",
+    "ip netns exec {vpc} nft flush ruleset",
+    "ip netns exec {vpc} nft delete table inet lvagent",
+    "nft delete table inet lvagent",
+    "rm -rf /run/lvagent/dnsmasq/{vpc}",
+    "kill $(cat /run/lvagent/dnsmasq/{vpc}/pid)",
+    "virsh destroy {vm}",
+    "virsh suspend {vm}",
+    "virsh start {vm}",
+    "virsh undefine {vm}",
+    "rm -f /var/log/lvagent/{vm}.log /var/lib/lvagent/state/timelines/{vm}.jsonl",
+)
+"""What somebody with a shell does to what is the agent's, at any moment."""
+
+DEFECT = "urn:lvagent:error:internal"
+
+
+@pytest.mark.slow
+@pytest.mark.fuzz
+def test_a_crowd_is_served_while_hands_meddle(served: Served, fuzz_seed: int, fuzz_cases: int) -> None:
+    """Something may fail then, but never for a reason that nobody thought of; and it comes right again."""
+    for turn in range(fuzz_cases or 3):
+        number = fuzz_seed + 1000 * turn
+        print(f"--fuzz-seed {number}")
+        before = served.lab.snapshot()
+        over = threading.Event()
+        with ThreadPoolExecutor(CROWD) as pool, ThreadPoolExecutor(1) as hands:
+            meddling = hands.submit(meddle, served, random.Random(number), over)
+            answers = [pool.submit(served.send, request) for _, request in wishes(served, number)]
+            told = Counter((one.result().status, one.result().text) for one in answers if one.result().status >= 500)
+            over.set()
+            meddling.result()
+        print("\n".join(f"{times}x{status} {text}" for (status, text), times in sorted(told.items())))
+        assert [text for _, text in told if DEFECT in text] == []
+        assert "Traceback" not in served.lab.agent_log(1 << 30)
+        settled(served)
+        assert before.difference(served.lab.snapshot()) == {}
+
+
+def meddle(served: Served, chance: random.Random, over: threading.Event) -> None:
+    """Do one of those things after the other, until it is over."""
+    while not over.is_set():
+        vpc, subnet, *_ = chance.choice(NETS)
+        bridge = subnet.replace("subnet-", "br-")
+        command = chance.choice(HANDS).format(vpc=vpc, bridge=bridge, vm=chance.choice(IDS))
+        served.lab.run(["sh", "-c", command], check=False)
+        over.wait(chance.uniform(0, 0.2))
+
+
+def settled(served: Served) -> None:
+    """Let there be nothing again. What hands undefined runs on, and is theirs to end."""
+    for one in IDS:
+        served.lab.virsh("destroy", one, check=False)
+    served.settle(120)
+    for _ in range(2):
+        assert served.lab.api("POST", "/v1/sweep?force=true").status == 200
+    served.clear()
+    assert served.lab.api("POST", "/v1/sweep?force=true").status == 200
