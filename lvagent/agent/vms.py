@@ -99,7 +99,8 @@ class Vms:
         self._index.check(spec)
         judged = self._volumes.check(spec.volumes)
         self._index.check(spec, judged.below)
-        return Entry(spec, Phase.CREATING, files=judged.missing, below=judged.below)
+        now = time.monotonic()  # what libvirt was asked before is about another VM of this id
+        return Entry(spec, Phase.CREATING, files=judged.missing, below=judged.below, observed_at=now)
 
     def create(self, spec: VmConfig, trace: Trace) -> None:
         """Make a VM that is not there, and start it; after an error nothing of it is left."""

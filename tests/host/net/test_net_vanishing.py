@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -102,6 +103,21 @@ def test_a_vpc_or_a_tap_that_is_not_there_any_more(network: Network) -> None:
     network.ensure([*base(), *segment()])
     with pytest.raises(Vanished, match="there is no such tap"):
         network.plug(open_port(port(5)), plug(port(5)))
+
+
+def test_a_name_that_somebody_takes_away_while_it_is_taken_away(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exists, path = netns.exists, f"{place}/{VPC}"
+    netns.create(path)
+
+    def seen(name: str) -> bool:
+        there = exists(name)
+        monkeypatch.setattr(netns, "exists", exists)
+        subprocess.run(["umount", name], check=True)
+        return there
+
+    monkeypatch.setattr(netns, "exists", seen)
+    netns.delete(path)
+    assert not (place / VPC).exists()
 
 
 def test_what_the_kernel_says_of_what_is_gone(settings: Settings) -> None:

@@ -12,6 +12,7 @@ from lvagent.agent.core import Agent
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
 from lvagent.errors import Conflict, HostError, LvagentError, NotFound, Unavailable, Vanished
+from lvagent.host.libvirt import DomainState
 from lvagent.host.volumes import Judged
 from lvagent.plan.resources import Bridge, Dhcp, Fabric, Netns, PortFilter, Resource, Vxlan
 from lvagent.render.element import find_element, parse_element, render_element
@@ -447,3 +448,25 @@ def test_a_vpc_that_goes_while_the_underlay_side_is_looked_over_ends_no_sweep(
     assert host.wires.there == {Fabric(POLICY.fabric)}
     assert agent.sweep()
     assert host.wires.there == set()
+
+
+def test_an_answer_about_the_vm_that_had_this_id_before_says_nothing_of_this_one(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = host.agent()
+    agent.put(spec(1))
+    state = host.domains.state
+
+    def late(vm: str) -> DomainState:
+        """Between the question and what comes of it the VM goes, and one of its id is about to be made."""
+        monkeypatch.setattr(host.domains, "state", state)
+        told = state(vm)
+        agent.delete(VM)
+        agent._index.claim(agent._vms.prepare(spec(1)))
+        return told
+
+    monkeypatch.setattr(host.domains, "state", late)
+    agent.observe(VM)
+    new = agent._index.get(VM)
+    assert new is not None
+    assert (new.domain, new.applied) == (None, None)
