@@ -69,7 +69,7 @@ def start(argv: Sequence[str], *, namespace: str, view: View, unit: str, timeout
     try:
         view.within(namespace, lambda: run(command, timeout=timeout))
     except netns.NameGone as error:
-        raise Vanished(argv[0], "start", f"{namespace}: {error.strerror}") from error
+        raise Vanished(argv[0], "start", str(error.strerror)) from error
     except OSError as error:
         raise HostError(argv[0], "start", f"{error.filename or namespace}: {error.strerror}") from error
 

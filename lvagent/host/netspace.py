@@ -51,7 +51,9 @@ def translated(resource: str, action: str) -> Iterator[None]:
 
 def refusal(error: OSError, resource: str, action: str, cause: str) -> HostError:
     """What the kernel refused, as an error of ours."""
-    if isinstance(error, netns.NameGone) or error.errno in _GONE:
+    if isinstance(error, netns.NameGone):
+        return Vanished(resource, action, str(error.strerror))
+    if error.errno in _GONE:
         return Vanished(resource, action, cause)
     return HostError(resource, action, cause, hint=_HINTS.get(error.errno or 0, ""))
 

@@ -470,3 +470,16 @@ def test_an_answer_about_the_vm_that_had_this_id_before_says_nothing_of_this_one
     new = agent._index.get(VM)
     assert new is not None
     assert (new.domain, new.applied) == (None, None)
+
+
+def test_a_look_that_nobody_waits_for_says_what_went_wrong(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_vm: str) -> DomainState:
+        raise KeyError("a defect")
+
+    agent = host.agent()
+    agent.put(spec(1))
+    monkeypatch.setattr(host.domains, "state", broken)
+    agent.observe(VM)
+    assert "a defect" in caplog.text
