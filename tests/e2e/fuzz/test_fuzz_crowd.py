@@ -183,11 +183,18 @@ def meddle(served: Served, chance: random.Random, over: threading.Event) -> None
 
 
 def settled(served: Served) -> None:
-    """Let there be nothing again. What hands undefined runs on, and is theirs to end."""
+    """Let there be nothing again. What hands undefined runs on, and is theirs to end; what was published of it is kept
+    for who defines it again, and goes with the next VM of that id."""
     for one in IDS:
         served.lab.virsh("destroy", one, check=False)
     served.settle(120)
     for _ in range(2):
         assert served.lab.api("POST", "/v1/sweep?force=true").status == 200
     served.clear()
+    for one in served.lab.api("GET", "/v1/floating").json["items"]:
+        assert served.lab.api("DELETE", f"/v1/floating/{one['address']}").status == 204
+    for one in IDS:
+        if served.lab.path(f"/var/lib/lvagent/vpcs/{one}.ports.json").exists():
+            assert served.lab.api("POST", "/v1/vms", {**vm(0, nic(), memory_mb=16), "id": one}).status == 201
+            served.clear()
     assert served.lab.api("POST", "/v1/sweep?force=true").status == 200
