@@ -8,6 +8,7 @@
      +- MonitorError    422  qemu refused a monitor command, in its words
      +- HostError       500  the host could not do it; says which resource and which action
      |   +- CommandError     a command ended badly; carries argv, exit code, stderr
+ |   +- Vanished    503  what it was done to went away, or was replaced, in the middle; try again
      +- Unavailable     503  something the agent needs is away (libvirtd, say); try again
 
 Foreign exceptions (OSError, libvirtError, netlink errors) are translated at the border of ``host/``.
@@ -120,6 +121,16 @@ class CommandError(HostError):
         self.argv = tuple(argv)
         self.code = code
         self.stderr = stderr
+
+
+class Vanished(HostError):
+    """What it was done to went away, or was replaced, in the middle; the same call may be made again."""
+
+    status = 503
+    kind = "unavailable"
+
+    def __init__(self, resource: str, action: str, cause: str, *, hint: str = "") -> None:
+        super().__init__(resource, action, cause, hint=hint or "it went away meanwhile; try again")
 
 
 class Unavailable(LvagentError):

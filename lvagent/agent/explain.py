@@ -5,7 +5,7 @@ from __future__ import annotations
 from lvagent.agent import routed
 from lvagent.agent.index import Entry, Index
 from lvagent.agent.networks import Networks
-from lvagent.errors import Conflict, NotFound
+from lvagent.errors import Conflict, NotFound, Vanished
 from lvagent.plan.explain.facts import Facts
 from lvagent.plan.explain.probe import probe
 from lvagent.plan.explain.walk import explain
@@ -65,7 +65,10 @@ class Explainer:
         found = probe(walk, facts)
         if isinstance(found, str):
             return Live(False, False, None, found)
-        seen = self._networks.probe(found)
+        try:
+            seen = self._networks.probe(found)
+        except (Conflict, Vanished) as error:  # no way, or none any more: a VM, or its VPC, comes or goes
+            return Live(False, False, None, f"{error} ({error.hint})")
         agrees = seen.arrived == walk.allowed
         text = f"{'the host agrees' if agrees else 'the host does NOT agree'}: {seen.where}"
         return Live(True, seen.arrived, agrees, text, seen.decider, seen.path)

@@ -22,6 +22,9 @@ from pathlib import Path
 
 from lvagent.errors import Unavailable
 
+ALONE_SECONDS = 5.0
+"""How long is waited for a moment in which nobody wires; on a busy host there may be none."""
+
 
 class VmLocks:
     """A lock per VM id; two callers of the same VM wait for each other, others do not."""
@@ -110,7 +113,8 @@ class VpcLocks:
 
         :param alone: False while wiring a VPC (many may); True while taking away what no VPC needs.
         """
-        with self._hold("fabric", 30, fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
+        within, kind = (ALONE_SECONDS, fcntl.LOCK_EX) if alone else (30.0, fcntl.LOCK_SH)
+        with self._hold("fabric", within, kind):
             yield
 
     @contextlib.contextmanager

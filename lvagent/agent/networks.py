@@ -6,6 +6,7 @@ moment, under the VPC's lock, from the members in the index; so whoever comes la
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from lvagent.agent.services import Services
 from lvagent.agent.trace import Trace
 from lvagent.agent.trouble import Troubles
 from lvagent.agent.wires import Dhcps, Metadatas, Wires
-from lvagent.errors import Conflict, HostError, LvagentError
+from lvagent.errors import Conflict, HostError, LvagentError, Unavailable, Vanished
 from lvagent.failpoints import point
 from lvagent.host.probe import Seen
 from lvagent.plan import diff, firewall, inward, uplinks, wanted
@@ -318,8 +319,8 @@ class Networks:
         return Applied(0 if unknown else len(whole.remove), frozenset(one.other for one in apart), len(steps.ensure))
 
     def tidy_fabric(self) -> None:
-        """Take away what of the underlay side no member of any VPC crosses."""
-        with self.locks.fabric(alone=True):
+        """Take away what of the underlay side no member of any VPC crosses; while others wire, a sweep does it."""
+        with contextlib.suppress(Unavailable, Vanished), self.locks.fabric(alone=True):
             gone = self.leftovers.fabric()
             if gone:
                 self._wires.remove(sorted(gone, key=lambda resource: -resource.layer))

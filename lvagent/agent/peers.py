@@ -7,7 +7,8 @@ not as it should be. A link has two ends, and each end is a resource of its VPC.
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from lvagent.agent.index import Index
 from lvagent.agent.locks import VpcLocks
@@ -34,8 +35,8 @@ class Links:
         :param remove: also away, if it is not wanted.
         :raise LvagentError: it could not be done.
         """
-        with self._locked(one, other):
-            wish, there = self.wanted(one, other), self._there(one, other)
+        with self._locked(one, other) as held:
+            wish, there = self._wanted(one, other, held), self._there(one, other, held)
             steps = diff.subtract(wish, there)
             if steps.ensure:
                 log.info("make %s", "; ".join(map(diff.describe, sorted(wish, key=diff.identity))))
@@ -46,16 +47,23 @@ class Links:
                 self._wires.remove(steps.remove)
                 point("peer.removed")
 
-    def _locked(self, one: str, other: str) -> AbstractContextManager[None]:
-        """The locks of those of the two that are there; one that was only named leaves no file of a lock."""
-        here = {one, other} & self._wires.vpcs()
-        if len(here) > 1:
-            return self._locks.both(one, other)
-        return self._locks.wires(here.pop()) if here else nullcontext()
+    @contextmanager
+    def _locked(self, one: str, other: str) -> Iterator[frozenset[str]]:
+        """The locks of those of the two that are there; one that was only named leaves no file of a lock.
 
-    def wanted(self, one: str, other: str) -> frozenset[Peer]:
+        :return: whose are held: to one that came meanwhile nothing is done, for whoever makes it joins it.
+        """
+        here = sorted({one, other} & self._wires.vpcs())
+        with ExitStack() as stack:
+            if len(here) > 1:
+                stack.enter_context(self._locks.both(one, other))
+            elif here:
+                stack.enter_context(self._locks.wires(here[0]))
+            yield self._wires.vpcs().intersection(here)
+
+    def _wanted(self, one: str, other: str, there: frozenset[str]) -> frozenset[Peer]:
         """Both ends as they should be; none while one of the VPCs is not there."""
-        if not {one, other} <= self._wires.vpcs():
+        if not {one, other} <= there:
             return frozenset()
         ends = [self._end(vpc, peer) for vpc, peer in ((one, other), (other, one))]
         return frozenset(end for end in ends if end is not None) if None not in ends else frozenset()
@@ -64,8 +72,7 @@ class Links:
         found = peers.peers(vpc, self._index.members(vpc), self._index.near(vpc))
         return next((peer for peer in found if peer.other == other), None)
 
-    def _there(self, one: str, other: str) -> frozenset[Peer]:
-        there = self._wires.vpcs()
+    def _there(self, one: str, other: str, there: frozenset[str]) -> frozenset[Peer]:
         pairs = [(vpc, peer) for vpc, peer in ((one, other), (other, one)) if vpc in there]
         found = ((end, peer) for vpc, peer in pairs for end in self._wires.observe(vpc))
         return frozenset(end for end, peer in found if isinstance(end, Peer) and end.other == peer)
@@ -87,7 +94,8 @@ class Links:
             return PeeringState.WAITING, f"there is no VM in {' and '.join(absent)} on this host"
         if clash := peers.clash(peering, self._index.peerings, self._index.members):
             return PeeringState.CONFLICT, clash
-        wish = self.wanted(*peering.vpcs)
-        if wish and wish == self._there(*peering.vpcs):
+        there = self._wires.vpcs()
+        wish = self._wanted(*peering.vpcs, there)
+        if wish and wish == self._there(*peering.vpcs, there):
             return PeeringState.UP, "they route to each other"
         return PeeringState.DOWN, "its link is not there or not as it should be; the next sweep makes it"

@@ -197,3 +197,5 @@ class Plugger:
                 self._networks.welcome(spec.id, vpc)
             except LvagentError as error:
                 log.warning("%s: %s", vpc, error)
+            except Exception:  # nobody waits for this thread
+                log.exception("serving %s in %s", spec.id, vpc)

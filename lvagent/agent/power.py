@@ -9,7 +9,7 @@ from lvagent.agent.ports import Domains, VolumeFolders
 from lvagent.agent.trace import Trace
 from lvagent.agent.undo import Undo
 from lvagent.agent.vms import Vms
-from lvagent.errors import Conflict, NotFound
+from lvagent.errors import Conflict, HostError, NotFound
 from lvagent.failpoints import point
 from lvagent.spec.status import Action, State
 
@@ -28,6 +28,17 @@ REACHED = {Action.PAUSE: State.PAUSED, Action.RESUME: State.RUNNING}
 
 WISHES = {Action.START: "running", Action.STOP: "stopped", Action.SHUTDOWN: "stopped"}
 """The actions that change what is wanted, and to what."""
+
+
+def check(vm: str, state: State, action: Action) -> None:
+    """Refuse an action that makes no sense in a state.
+
+    :raise Conflict: it does not.
+    """
+    needed = NEEDS.get(action)
+    if needed is not None and state not in needed:
+        hint = f"it must be {' or '.join(needed)}"
+        raise Conflict(f"{vm} is {state}: it cannot {action}", other=vm, hint=hint)
 
 
 class Power:
@@ -49,10 +60,7 @@ class Power:
         state = self._domains.state(vm)
         if REACHED.get(action) is state.state:
             return
-        needed = NEEDS.get(action)
-        if needed is not None and state.state not in needed:
-            hint = f"it must be {' or '.join(needed)}"
-            raise Conflict(f"{vm} is {state.state}: it cannot {action}", other=vm, hint=hint)
+        check(vm, state.state, action)
         if action is Action.START:
             self._volumes.check(entry.spec.volumes)  # before libvirt follows what they name; the hook looks once more
         with Undo() as undo:
@@ -62,7 +70,7 @@ class Power:
                 self._settle(entry, wanted)
             point("power.wished")
             with trace.phase(action):
-                self._do(vm, action)
+                self._try(vm, action)
             undo.forget()
         point("power.acted")
         self._look(vm)
@@ -91,6 +99,14 @@ class Power:
         vm, wish = entry.spec.id, change(self._index.get(entry.spec.id) or entry)
         self._domains.set_element(vm, self._vms.element(wish, wish.spec), config=True, live=False)
         self._index.update(vm, change)
+
+    def _try(self, vm: str, action: Action) -> None:
+        """:raise Conflict: its guest, or somebody by hand, brought it into another state just now."""
+        try:
+            self._do(vm, action)
+        except HostError:
+            check(vm, self._domains.state(vm).state, action)
+            raise
 
     def _do(self, vm: str, action: Action) -> None:
         match action:

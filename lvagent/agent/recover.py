@@ -311,7 +311,7 @@ class Recovery:
         known = sorted(self._networks.known())
         excess = {vpc: count for vpc in known if (count := self._bring(vpc))}
         gone = len(excess.keys() - self._index.vpcs())
-        if fabric := len(self._networks.leftovers.fabric()):
+        if fabric := self._loose_fabric():
             excess["the underlay side"] = fabric
         self._networks.counters.forget(known)
         if not self._bound.admits(excess, gone=gone, vpcs=len(known), force=force):
@@ -323,6 +323,14 @@ class Recovery:
                 log.warning("%s: %s", vpc, error)
         if excess:
             self._networks.tidy_fabric()
+
+    def _loose_fabric(self) -> int:
+        """How many objects on the underlay side nobody wants; none while not all can be read."""
+        try:
+            return len(self._networks.leftovers.fabric())
+        except LvagentError as error:
+            log.warning("the underlay side: %s", error)
+            return 0
 
     def _bring(self, vpc: str) -> int:
         excess = 0

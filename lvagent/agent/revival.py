@@ -250,6 +250,8 @@ class Revival:
             self._now(vm, lambda now: restart.put_off(now, self._clock()))
         except LvagentError as error:
             self._failed(vm, str(error))
+        except Exception:  # nobody waits for this thread
+            log.exception("starting %s again", vm)
 
     def _known(self, vm: str) -> Tries | None:
         """What was tried; None: somebody said something else meanwhile, or the agent stops."""

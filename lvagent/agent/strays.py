@@ -151,6 +151,8 @@ class Strays:
             log.warning("the stray %d: %s", key[0], self._end(one.process, softly=True))
         except LvagentError as error:
             log.warning("the stray %d: %s", key[0], error)
+        except Exception:  # nobody waits for this thread
+            log.exception("the stray %d", key[0])
         finally:
             with self._lock:
                 self._stopping.discard(key)

@@ -26,7 +26,7 @@ from lvagent.agent.trace import Trace
 from lvagent.agent.undo import Undo
 from lvagent.agent.vpcs import check_spec
 from lvagent.agent.wishes import changed, restart_needed, with_live_fields
-from lvagent.errors import Conflict, HostError, LvagentError, NotFound
+from lvagent.errors import Conflict, HostError, LvagentError, NotFound, Unavailable
 from lvagent.failpoints import point
 from lvagent.host.libvirt import STARTED
 from lvagent.plan import wanted
@@ -99,7 +99,8 @@ class Vms:
         self._index.check(spec)
         judged = self._volumes.check(spec.volumes)
         self._index.check(spec, judged.below)
-        return Entry(spec, Phase.CREATING, files=judged.missing, below=judged.below)
+        now = time.monotonic()  # what libvirt was asked before is about another VM of this id
+        return Entry(spec, Phase.CREATING, files=judged.missing, below=judged.below, observed_at=now)
 
     def create(self, spec: VmConfig, trace: Trace) -> None:
         """Make a VM that is not there, and start it; after an error nothing of it is left."""
@@ -388,7 +389,7 @@ class Vms:
     def _soften(self, vm: str, deadline: float) -> None:
         if self._domains.state(vm).state is not State.RUNNING:
             return  # a paused guest hears nothing
-        with contextlib.suppress(HostError):  # it went down, or was paused, just now
+        with contextlib.suppress(HostError, Unavailable):  # it went down, or was paused, just now; or is saved
             self._domains.shutdown(vm)
         while self._domains.state(vm).active and time.monotonic() < deadline:
             time.sleep(0.1)

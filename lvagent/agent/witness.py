@@ -99,6 +99,9 @@ class Witness:
         except LvagentError as error:
             log.warning("%s: %s", vm, error)
             return
+        except Exception:  # nobody waits for this thread
+            log.exception("looking at %s", vm)
+            return
         if state is not None:
             self._ended(vm)
 

@@ -18,7 +18,7 @@ from lvagent.api.narrow import narrow_subnet, narrow_vpc
 from lvagent.api.operations import Operation, OperationView
 from lvagent.api.problems import Forbidden
 from lvagent.api.protocol import Agent, Peers, Watch
-from lvagent.errors import Conflict, HostError, LvagentError, NotFound
+from lvagent.errors import Conflict, HostError, LvagentError, NotFound, Vanished
 from lvagent.spec import names
 from lvagent.spec.access import Caller
 from lvagent.spec.flow import WORLD, Explained, Flow, Live, Step
@@ -330,6 +330,8 @@ class Limited(LimitedHost):
         if isinstance(error, Conflict):
             hint = "choose another value there: what is in use elsewhere cannot be had"
             return Conflict(VEILED, path=error.path, hint=hint).in_phase(error.phase)
+        if isinstance(error, Vanished):
+            return Vanished("this", "do", VEILED).in_phase(error.phase)
         return HostError("this", "do", VEILED, hint="ask who runs the host").in_phase(error.phase)
 
     def _foreign(self, text: str) -> bool:

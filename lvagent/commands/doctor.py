@@ -38,7 +38,7 @@ def doctor(session: Session, fix: bool, yes: bool, quiet: bool) -> None:
     if not session.root:
         raise Failure("only root sees what there is to check", code=CANNOT, hint="sudo lvagent doctor")
     settings = session.settings()
-    found, site = examine(settings)
+    found, _ = examine(settings)
     wanted = repairs(found) if fix else ()
     done: list[dict[str, str]] = []
     if not session.json:
@@ -46,8 +46,8 @@ def doctor(session: Session, fix: bool, yes: bool, quiet: bool) -> None:
     if fix and _agreed(session, wanted, yes=yes):
         from lvagent.doctor.repair import Repairer
 
-        done = [_do(Repairer(settings, site, lambda: _ask(session)), repair) for repair in wanted]
-        found, site = examine(settings)
+        done = [_do(Repairer(settings, lambda: _ask(session)), repair) for repair in wanted]
+        found, _ = examine(settings)
         if not session.json:
             _print_done(done)
             _print(found, quiet=True)

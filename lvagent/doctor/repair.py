@@ -14,8 +14,9 @@ from lvagent import install, main
 from lvagent.agent.locks import VpcLocks
 from lvagent.agent.policy import locks_folder
 from lvagent.config import Settings
-from lvagent.doctor.findings import Kind, Repair
-from lvagent.doctor.fsck import OURS, Site
+from lvagent.doctor.findings import Kind, Repair, repairs
+from lvagent.doctor.fsck import OURS, Site, judge
+from lvagent.doctor.site import Reader
 from lvagent.errors import HostError, LvagentError
 from lvagent.host import bridge_netfilter, files, links, netns, survey, sysctl
 from lvagent.host.dnsmasq import DhcpServer
@@ -29,14 +30,14 @@ AskAgent = Callable[[], bool]
 class Repairer:
     """Carries repairs out.
 
-    :param site: what was read; its specs say how a port is plugged.
     :param ask: see ``AskAgent``.
+    :param read: reads what the specs say, and what there is; None: on this host.
     """
 
-    def __init__(self, settings: Settings, site: Site | None, ask: AskAgent) -> None:
+    def __init__(self, settings: Settings, ask: AskAgent, read: Callable[[], Site] | None = None) -> None:
         self._settings = settings
-        self._site = site
         self._ask = ask
+        self._read = read or self._reread
         self._locks = VpcLocks(locks_folder(settings))
 
     def do(self, repair: Repair) -> None:
@@ -48,14 +49,14 @@ class Repairer:
             case Kind.SWEEP:
                 self._sweep()
             case Kind.LINK:
-                self._remove_link(repair.owner, repair.target)
+                self._remove_link(repair)
             case Kind.SYSCTL:
                 self._set(repair.owner, repair.target, repair.value)
             case Kind.LEASES:
                 with self._locks.services(repair.target):
                     DhcpServer(self._settings).renew(repair.target)
             case Kind.PORT:
-                self._plug(repair.owner, repair.target)
+                self._plug(repair)
             case Kind.FOLDER:
                 _mend(Path(repair.target), repair.value)
             case Kind.HOOK:
@@ -65,12 +66,27 @@ class Repairer:
     def _path(self, space: str) -> str:
         return f"{self._settings.paths.netns}/{space}" if space else ""
 
-    def _remove_link(self, space: str, name: str) -> None:
-        """Delete a link outside of VPCs, if it still bears our mark."""
-        with translated(name, "remove"), opened(self._path(space)) as there:
-            found = None if there is None else there.find([name]).get(name)
-            if there is not None and found is not None and found.group == names.LINK_GROUP and name.startswith(OURS):
-                there.send([links.delete(name)])
+    def _reread(self) -> Site:
+        reader = Reader(self._settings)
+        try:
+            return reader.read()
+        finally:
+            reader.close()
+
+    def _still(self, repair: Repair) -> Site | None:
+        """What is read now, if it calls for this repair still: somebody may have thought about it for long."""
+        site = self._read()
+        return site if repair in repairs(judge(site)) else None
+
+    def _remove_link(self, repair: Repair) -> None:
+        """Delete a link outside of VPCs, if it still bears our mark, and nobody wants it by now."""
+        name = repair.target
+        with translated(name, "remove"), opened(self._path(repair.owner)) as there:
+            seen = None if there is None else there.find([name]).get(name)
+            if there is None or seen is None or seen.group != names.LINK_GROUP or not name.startswith(OURS):
+                return
+            if self._still(repair) is not None:
+                there.send([links.delete(one.name) for one in there.find([name]).values() if one.index == seen.index])
 
     def _set(self, space: str, name: str, value: int) -> None:
         """Set a sysctl of a namespace of ours, and those that change with it (ip_forward puts others back)."""
@@ -82,9 +98,10 @@ class Repairer:
             there = {one: right for one, (found, right) in wrong.items() if found}
             netns.inside(path, lambda: sysctl.write(there))
 
-    def _plug(self, vm: str, tap: str) -> None:
+    def _plug(self, repair: Repair) -> None:
         """Tell the bridge again which MAC is at a port; its filter and its place are not touched."""
-        specs = self._site.specs if self._site else ()
+        vm, tap, site = repair.owner, repair.target, self._still(repair)
+        specs = site.specs if site else ()
         nics = [nic for spec in specs if spec.id == vm for nic in spec.networks]
         for nic in nics:
             if names.tap(vm, nic.position) == tap:

@@ -11,6 +11,7 @@ systemd.kill(5)).
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import select
@@ -20,8 +21,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lvagent.errors import HostError
-from lvagent.host import processes
+from lvagent.errors import HostError, Vanished
+from lvagent.host import netns, processes
 from lvagent.host.run import run
 from lvagent.host.view import View
 
@@ -29,6 +30,9 @@ SYSTEMD = "/run/systemd/system"
 """There exactly when systemd is PID 1 (sd_booted(3))."""
 
 SLICE = "lvagent.slice"
+
+NO_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
+"""What pidfd_open(2) says of a pid that is nobody's, or that a thread of some process has by now."""
 
 MAX_PID = 1 << 22
 """PID_MAX_LIMIT of the kernel (proc(5), pid_max)."""
@@ -70,6 +74,8 @@ def start(argv: Sequence[str], *, namespace: str, view: View, unit: str, timeout
     command = [*_scope(unit), *argv]
     try:
         view.within(namespace, lambda: run(command, timeout=timeout))
+    except netns.NameGone as error:
+        raise Vanished(argv[0], "start", str(error.strerror)) from error
     except OSError as error:
         raise HostError(argv[0], "start", f"{error.filename or namespace}: {error.strerror}") from error
 
@@ -149,7 +155,9 @@ def end(pid: int, identity: Identity, *, patience: float = 5) -> None:
 def _pinned(pid: int) -> Iterator[int | None]:
     try:
         pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
+    except OSError as error:
+        if error.errno not in NO_PROCESS:
+            raise
         yield None
         return
     try:

@@ -11,15 +11,16 @@ dnsmasq gives root up at its start: it can read its files but change none, excep
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lvagent.config import Settings
-from lvagent.errors import CommandError, HostError
+from lvagent.errors import CommandError, HostError, Vanished
 from lvagent.host import daemons, dnsmasq_files, files
 from lvagent.host.view import View
 from lvagent.plan.resources import Dhcp
@@ -181,11 +182,12 @@ class DhcpServer:
     def _restart(self, vpc: str, there: Mapping[str, str], wish: Mapping[str, str], gone: frozenset[str]) -> None:
         if there or (self._folder(vpc) / "pid").exists():
             self._end(vpc)
-        self._make_folders(vpc)
-        # Leases first: they are judged by the old files, and a crash between the two is then judged alike.
-        self._clean_leases(vpc, texts.pairs(there), texts.pairs(wish), gone)
-        for path in there.keys() - wish.keys():
-            files.remove(self._folder(vpc) / path)
+        with _written(vpc):
+            self._make_folders(vpc)
+            # Leases first: they are judged by the old files, and a crash between the two is then judged alike.
+            self._clean_leases(vpc, texts.pairs(there), texts.pairs(wish), gone)
+            for path in there.keys() - wish.keys():
+                files.remove(self._folder(vpc) / path)
         self._write(vpc, {path: text for path, text in wish.items() if there.get(path) != text})
         self._start(vpc)
 
@@ -197,21 +199,16 @@ class DhcpServer:
 
     def _write(self, vpc: str, wish: Mapping[str, str]) -> None:
         # Names before reservations: who has a lease has a name.
-        for path in sorted(wish, key=lambda path: (not path.startswith(texts.NAMES), path)):
-            try:
+        with _written(vpc):
+            for path in sorted(wish, key=lambda path: (not path.startswith(texts.NAMES), path)):
                 files.write(self._folder(vpc) / path, wish[path], sync=False)
-            except OSError as error:
-                raise HostError(f"dnsmasq of {vpc}", "write files for", str(error.strerror)) from error
 
     def _make_folders(self, vpc: str) -> None:
         folder = self._folder(vpc)
-        try:
-            files.folder(self._base.parent)
-            for path in (self._base, folder, folder / texts.HOSTS, folder / texts.NAMES):
-                path.mkdir(mode=0o755, exist_ok=True)
-                path.chmod(0o755)
-        except OSError as error:
-            raise HostError(f"dnsmasq of {vpc}", "make folders for", str(error.strerror)) from error
+        files.folder(self._base.parent)
+        for path in (self._base, folder, folder / texts.HOSTS, folder / texts.NAMES):
+            path.mkdir(mode=0o755, exist_ok=True)
+            path.chmod(0o755)
         _check_reachable(self._base)
 
     def _start(self, vpc: str) -> None:
@@ -228,6 +225,17 @@ class DhcpServer:
         argv = ["dnsmasq", self._identity(vpc).argument]
         view = View(str(self._folder(vpc)), self._hidden, self._netns)
         daemons.start(argv, namespace=f"{self._netns}/{vpc}", view=view, unit=f"lvagent-dnsmasq-{vpc}")
+
+
+@contextlib.contextmanager
+def _written(vpc: str) -> Iterator[None]:
+    """Files of a dnsmasq are written: what the file system refuses is an error of ours."""
+    try:
+        yield
+    except FileNotFoundError as error:  # somebody takes its folder away
+        raise Vanished(f"dnsmasq of {vpc}", "write files for", str(error.strerror)) from error
+    except OSError as error:
+        raise HostError(f"dnsmasq of {vpc}", "write files for", str(error.strerror)) from error
 
 
 def _check_reachable(folder: Path) -> None:

@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lvagent.config import Settings
-from lvagent.errors import HostError
+from lvagent.errors import HostError, Vanished
 from lvagent.host import bridge_netfilter, files, links, netns, nft_read, sysctl
 from lvagent.host.links import Link
 from lvagent.host.netlink import Message
 from lvagent.host.netspace import Netspace, open_named, translated
+from lvagent.host.nft import without
 from lvagent.plan.resources import Bridge, Fabric, Veth, Vxlan
 from lvagent.render.elements import GUARD_SETS, Element
 from lvagent.render.nft import base, base_digest, change
@@ -87,7 +88,7 @@ class FabricSide:
         """
         space = self.space()
         if space is None:
-            raise HostError(self._name, "use", "there is no such namespace", hint="it is made with the first VNI")
+            raise Vanished(self._name, "use", "there is no such namespace", hint="it is made with the first VNI")
         return space
 
     def observe(self) -> Fabric | None:
@@ -266,7 +267,7 @@ class FabricSide:
         if not self._name:
             space.send(links.delete(name) for name in doomed)
         elif doomed:
-            space.send([*(links.change(name, group=DOOMED_GROUP) for name in doomed), links.delete_group(DOOMED_GROUP)])
+            space.send([*(links.regroup(name, DOOMED_GROUP) for name in doomed), links.delete_group(DOOMED_GROUP)])
 
     def _is_ours(self, link: Link) -> bool:
         return link.name.startswith(_PREFIXES) and link.group in (names.LINK_GROUP, DOOMED_GROUP)
@@ -276,7 +277,7 @@ class FabricSide:
             self.close()
             netns.delete(self._path)
         elif nft_read.table_comment(space.netfilter) is not None:
-            space.nft.run("delete table bridge lvagent\n", "the guard", "remove")
+            space.nft.run(without("bridge lvagent"), "the guard", "remove")
 
 
 def _bridge(one: Bridge | Vxlan | Veth) -> str:

@@ -1,18 +1,21 @@
 """The filter of one VPC: its base, and the pieces of its subnets, ports, VMs, groups and peerings.
 
 What the kernel holds is remembered, so that a port costs one transaction and no reading. It is read afresh when the
-VPC is observed, and when a transaction that was made from memory is refused.
+VPC is observed, and when a transaction that was made from memory is refused. Whoever changes it has the VPC's lock; who
+only looks has none, and what he read while it was changed is not remembered.
 """
 
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Iterable, Mapping
 
 from lvagent.config import FilterSettings
 from lvagent.errors import HostError
 from lvagent.host import nft_read
 from lvagent.host.netspace import Netspace
+from lvagent.host.nft import without
 from lvagent.host.nft_read import BRIDGE, INET, Counted
 from lvagent.plan.resources import Firewall
 from lvagent.render.elements import RECEIVED, Chain, Piece, Rule, by_owner
@@ -36,7 +39,10 @@ class VpcFilter:
         self._vpc = vpc
         self._space = space
         self._limits = limits
+        self._guard = threading.Lock()
         self._known: dict[str, frozenset[Piece]] | None = None
+        self._turns = 0  # reads that were begun, and writes that were made
+        self._known_from = 0  # the turn that what is known is from
         self._numbers: dict[str, int] = {}
 
     def digest(self) -> str | None:
@@ -48,15 +54,26 @@ class VpcFilter:
 
     def read(self) -> Owned:
         """The pieces of all owners, read now."""
-        self._known = by_owner(nft_read.pieces(self._space.netfilter))
-        for owner, owned in self._known.items():
-            if (number := number_of(owned)) is not None:
-                self._numbers[owner] = number
-        return self._known
+        with self._guard:
+            self._turns = turn = self._turns + 1
+        found = by_owner(nft_read.pieces(self._space.netfilter))
+        with self._guard:
+            if turn > self._known_from:  # else it was written, or read anew, meanwhile
+                self._known, self._known_from = found, turn
+                numbers = ((owner, number_of(owned)) for owner, owned in found.items())
+                self._numbers.update({owner: number for owner, number in numbers if number is not None})
+        return found
+
+    def _note(self, known: dict[str, frozenset[Piece]] | None) -> None:
+        """This is what is there from now on; None: that is not known."""
+        with self._guard:
+            self._turns += 1
+            self._known, self._known_from = known, self._turns
 
     def remembered(self) -> Owned:
         """The pieces of all owners, as they were when last read or written."""
-        return self.read() if self._known is None else self._known
+        known = self._known
+        return self.read() if known is None else known
 
     def counted(self) -> list[Counted]:
         """The rules of all VMs with what they have counted, read now."""
@@ -77,9 +94,9 @@ class VpcFilter:
         known = self.read() if loaded is not None else {}
         wish = self._wish(wanted, without)
         kept = {owner: owned for owner, owned in {**known, **wish}.items() if owned}
-        self._known = None
+        self._note(None)
         self._run(base(limits=self._limits) + change((), NOTHING.union(*kept.values())))
-        self._known = kept
+        self._note(kept)
 
     def mend(self, rules: int) -> None:
         """Load the base anew, with what all owners have, if rules of it are missing.
@@ -87,9 +104,10 @@ class VpcFilter:
         :param rules: how many it has.
         """
         if self.digest() == base_digest(limits=self._limits) and nft_read.fixed_rules(self._space.netfilter) != rules:
-            known = self.read()
-            self._known = None
+            known = dict(self.read())
+            self._note(None)
             self._run(base(limits=self._limits) + change((), NOTHING.union(*known.values())))
+            self._note(known)
 
     def put(self, wanted: Iterable[Part], without: Iterable[str] = ()) -> None:
         """Make sure of these and of nothing else of their owners, in one transaction.
@@ -104,7 +122,7 @@ class VpcFilter:
         except HostError:
             if not remembered:
                 raise
-            self._known = None
+            self._note(None)
             self._put(resources, gone)
 
     def drop(self, owners: Iterable[str]) -> None:
@@ -113,11 +131,12 @@ class VpcFilter:
 
     def remove(self) -> None:
         """Take the tables away."""
-        self._known = None
+        self._note(None)
         families = [(BRIDGE, "bridge"), (INET, "inet")]
         there = [name for family, name in families if nft_read.table_comment(self._space.netfilter, family) is not None]
         if there:
-            self._run("".join(f"delete table {name} lvagent\n" for name in there))
+            self._run("".join(without(f"{name} lvagent") for name in there))
+            self._note(None)
 
     def _put(self, wanted: list[Part], without: list[str]) -> None:
         known = self.remembered()
@@ -127,7 +146,7 @@ class VpcFilter:
         if there != want:
             gone = there - want
             self._run(change(gone, want - there, self._handles(gone)))
-            self._known = {owner: owned for owner, owned in {**known, **wish}.items() if owned}
+            self._note({owner: owned for owner, owned in {**known, **wish}.items() if owned})
 
     def _handles(self, gone: Iterable[Piece]) -> dict[Rule, int]:
         """The kernel's numbers of rules that shall go while their chains stay.
@@ -141,7 +160,7 @@ class VpcFilter:
             found |= {one.rule: one.handle for one in nft_read.rules(self._space.netfilter, chain)}
         missing = doomed - found.keys()
         if missing:
-            self._known = None
+            self._note(None)
             raise HostError(self._vpc, "filter", "a rule is gone that was there", hint="it is read again")
         return found
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import lvagent
 from lvagent.config import Settings
-from lvagent.errors import HostError, Unavailable
+from lvagent.errors import HostError, Unavailable, Vanished
 from lvagent.host import daemons, files, netns
 from lvagent.host.run import run
 from lvagent.metadata import wire
@@ -176,7 +176,7 @@ class MetadataService:
         """Send what differs from what is served."""
         inode = netns.inode(self._namespace(wanted.vpc))
         if inode is None:
-            raise HostError(wanted.vpc, "serve metadata in", "its namespace is not there")
+            raise Vanished(wanted.vpc, "serve metadata in", "its namespace is not there")
         there = control.ask({"op": "table", "vpc": wanted.vpc, "inode": inode})
         table, marks = wire.texts(there, "table"), _marks(wanted)
         put: list[tuple[str, Guest]] = [(at, guest) for at, guest in wanted.guests if table.get(at) != marks[at]]
@@ -189,7 +189,7 @@ class MetadataService:
         listeners = netns.inside(self._namespace(vpc), _listen)
         try:
             if netns.inode(self._namespace(vpc)) != inode:
-                raise HostError(vpc, "serve metadata in", "its namespace was replaced meanwhile", hint="try again")
+                raise Vanished(vpc, "serve metadata in", "its namespace was replaced meanwhile", hint="try again")
             message = wire.encode({"op": "attach", "vpc": vpc, "inode": inode})
             control.send(message, [listener.fileno() for listener in listeners])
         finally:
@@ -224,6 +224,8 @@ class MetadataService:
             raise Unavailable("the metadata service", hint=f"it does not answer; see {self._log}") from error
         except wire.Malformed as error:
             raise HostError(resource, action, f"the metadata service answers: {error}") from error
+        except netns.NameGone as error:
+            raise Vanished(resource, action, error.strerror or str(error)) from error
         except OSError as error:
             raise HostError(resource, action, error.strerror or str(error), hint=_hint(error)) from error
 

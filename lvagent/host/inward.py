@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from lvagent.failpoints import point
 from lvagent.host import conntrack, nft_read
 from lvagent.host.netspace import Netspace, translated
+from lvagent.host.nft import without
 from lvagent.host.nft_read import INET
 from lvagent.host.router import MOST_FLOWS, RouterSide, placed
 from lvagent.host.uplinks import Uplinks
@@ -93,7 +94,7 @@ class InwardSide:
         with self._router.locked(), translated(f"what leads into {vpc}", "remove"):
             self._close(vpc, self._placed(vpc))
             if side is not None and nft_read.table_comment(side.space.netfilter, INET, TABLE) is not None:
-                side.space.nft.run(f"delete table inet {TABLE}\n", f"what leads into {vpc}", "remove")
+                side.space.nft.run(without(f"inet {TABLE}"), f"what leads into {vpc}", "remove")
 
 
 def _asks(flow: Tuple, key: tuple[str, ...]) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -146,16 +146,7 @@ class Hypervisor:
         :param config: in the domain's config, the wish; left out if it was undefined while it runs.
         :param live: in the live copy, what was applied; left out if it does not run.
         """
-
-        def change(domain: Domain) -> None:
-            flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG if config and domain.isPersistent() else 0
-            if live and domain.isActive():
-                flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
-            if flags:
-                kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
-                domain.setMetadata(kind, element, "lvagent", names.ELEMENT_NAMESPACE, flags)
-
-        self._on(self._short, vm, "mark", change)
+        self._on(self._short, vm, "mark", lambda domain: _mark(domain, element, config=config, live=live))
 
     # power
 
@@ -207,7 +198,7 @@ class Hypervisor:
         """The VM's user data as of a revision, None if it has none."""
         with self._short.use(f"secret of {vm}", "read") as connection:
             kept = _slots(connection).get(vm, {})
-            return bytes(kept[slot_of(kept, revision)].value()) if kept else None
+            return _value(kept[slot_of(kept, revision)]) if kept else None
 
     def drop_secret(self, vm: str, but: int | None = None) -> None:
         """Make sure it has no user data.
@@ -218,7 +209,8 @@ class Hypervisor:
             kept = _slots(connection).get(vm, {})
             for slot, found in kept.items():
                 if but is None or slot != slot_of(kept, but):
-                    found.undefine()
+                    with _absent_is_fine():
+                        found.undefine()
 
     def secrets(self) -> dict[str, tuple[int, ...]]:
         """The VMs that have user data kept, and the revisions at which it was."""
@@ -251,12 +243,9 @@ def _secret_xml(vm: str, name: str) -> str:
 
 
 def _find_secret(connection: Connection, name: str) -> Secret | None:
-    try:
+    with _absent_is_fine():
         return connection.secretLookupByUsage(libvirt.VIR_SECRET_USAGE_TYPE_VTPM, name)
-    except libvirt.libvirtError as error:
-        if code_of(error) == libvirt.VIR_ERR_NO_SECRET:
-            return None
-        raise
+    return None
 
 
 def _slots(connection: Connection) -> dict[str, dict[int, Secret]]:
@@ -266,6 +255,22 @@ def _slots(connection: Connection) -> dict[str, dict[int, Secret]]:
         if match := _SLOT.match(secret.usageID()):
             found.setdefault(match[1], {})[int(match[2] or 1)] = secret
     return found
+
+
+@contextlib.contextmanager
+def _absent_is_fine() -> Iterator[None]:
+    """Somebody undefined it since it was listed."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        if code_of(error) != libvirt.VIR_ERR_NO_SECRET:
+            raise
+
+
+def _value(secret: Secret) -> bytes | None:
+    with _absent_is_fine():
+        return bytes(secret.value())
+    return None
 
 
 _STATES = {
@@ -348,6 +353,26 @@ def _record(domain: Domain) -> DomainRecord | None:
         if code_of(error) == libvirt.VIR_ERR_NO_DOMAIN:
             return None
         raise
+
+
+def _mark(domain: Domain, element: str, *, config: bool, live: bool) -> None:
+    """Replace the element in those copies that it has; it may end, or be undefined, while they are looked for."""
+    kind, flags = libvirt.VIR_DOMAIN_METADATA_ELEMENT, _copies(domain, config=config, live=live)
+    while flags:
+        try:
+            domain.setMetadata(kind, element, "lvagent", names.ELEMENT_NAMESPACE, flags)
+        except libvirt.libvirtError as error:
+            left = flags & _copies(domain, config=config, live=live)
+            if code_of(error) != libvirt.VIR_ERR_OPERATION_INVALID or left == flags:
+                raise
+            flags = left
+        else:
+            return
+
+
+def _copies(domain: Domain, *, config: bool, live: bool) -> int:
+    flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG if config and domain.isPersistent() else 0
+    return flags | (libvirt.VIR_DOMAIN_AFFECT_LIVE if live and domain.isActive() else 0)
 
 
 def _undefine(domain: Domain) -> None:

@@ -19,7 +19,7 @@ from typing import Protocol, cast
 
 import libvirt
 
-from lvagent.errors import HostError, LvagentError, NotFound, Unavailable
+from lvagent.errors import HostError, LvagentError, NotFound, Unavailable, Vanished
 from lvagent.host import descriptors
 
 
@@ -80,6 +80,13 @@ ABSENT = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_SECRET, libvirt.VIR_ERR_
 _LOST = re.compile(r"End of file while reading data|client socket is closed|Cannot (recv|write) data|socket|keepalive")
 """What libvirt says, under a code for everything, when a connection breaks in the middle of a call."""
 
+_ENDED = re.compile(
+    r"Unable to (read from|write to) monitor|End of file from (qemu )?monitor|monitor (was|is) closed"
+    r"|domain is no longer running",
+    re.IGNORECASE,
+)
+"""What it says of a domain whose qemu ends while it is asked; it may not have noticed itself yet."""
+
 BROKEN = (
     libvirt.VIR_ERR_NO_CONNECT,
     libvirt.VIR_ERR_INVALID_CONN,
@@ -100,13 +107,23 @@ def code_of(error: libvirt.libvirtError) -> int:
     return cast(int, error.get_error_code() or -1)
 
 
+def ended(error: libvirt.libvirtError) -> bool:
+    """Whether a call failed because the domain's qemu ended in the middle of it."""
+    return bool(_ENDED.search(cast(str, error.get_error_message() or "")))
+
+
 def translate(error: libvirt.libvirtError, resource: str, action: str) -> LvagentError:
     """libvirt's error as one of ours."""
     code = code_of(error)
     message = cast(str, error.get_error_message() or str(error))
     if code in ABSENT:
         return NotFound("vm", resource)
+    if code == libvirt.VIR_ERR_OPERATION_TIMEOUT:
+        hint = f"libvirt is at something else with it: {' '.join(message.split())}"
+        return Unavailable(f"libvirt's lock of {resource}", hint=hint)
     lost = code in (libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_ERR_INTERNAL_ERROR) and _LOST.search(message)
+    if ended(error) and action != "start":  # one that ends as it starts says why
+        return Vanished(resource, action, " ".join(message.split()), hint="its qemu has just ended")
     if code in BROKEN or lost:
         return Unavailable("libvirtd", hint="is it running? try: virsh -c qemu:///system version")
     return HostError(resource, action, _HOOK.sub("", " ".join(message.split())))

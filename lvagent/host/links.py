@@ -178,6 +178,12 @@ def change(
     return Message(RTM_SETLINK, 0, body, f"set {name}")
 
 
+def regroup(name: str, group: int) -> Message:
+    """Put a link, if it is there, into another group."""
+    body = _header() + text(IFLA_IFNAME, name) + u32(IFLA_GROUP, group)
+    return Message(RTM_SETLINK, 0, body, f"set {name}", frozenset({errno.ENODEV}))
+
+
 def address(name: str, mac: str) -> Message:
     """Give a link another MAC."""
     body = _header() + text(IFLA_IFNAME, name) + attribute(IFLA_ADDRESS, mac_bytes(mac))

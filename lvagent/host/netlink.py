@@ -35,10 +35,14 @@ _SOL_NETLINK = 270
 _CAP_ACK = 10
 _EXT_ACK = 11
 _GET_STRICT_CHK = 12
+_INTERRUPTED = 0x10
 _ACK_TLVS = 0x200
 _CAPPED = 0x100
 _HEADER = struct.Struct("=IHHII")
 _RECEIVE = 1 << 18
+
+TRIES = 5
+"""How often something is listed that changes each time meanwhile; what was found last is taken."""
 
 
 class NetlinkError(OSError):
@@ -216,14 +220,28 @@ class Socket:
     def dump(self, message: Message, most: int | None = None) -> list[bytes]:
         """The bodies of all objects that a dump request yields.
 
+        The kernel gives them in parts, and says when something changed between two: what was there all the time may be
+        left out then. So all are asked for again.
+
         :param most: take no more than so many; what follows is never read, so the socket is good for nothing else then.
         :raise NetlinkError: it was refused otherwise than it tolerates.
         """
+        for _ in range(TRIES):
+            found, whole = self._dumped(message, most)
+            if whole or most is not None:
+                break
+        return found
+
+    def _dumped(self, message: Message, most: int | None) -> tuple[list[bytes], bool]:
+        """What a dump yields, and whether nothing changed meanwhile."""
         found: list[bytes] = []
+        torn = False
         with self._lock:
             number = self._transmit([message], DUMP)
 
             def take(reply: _Reply) -> bool:
+                nonlocal torn
+                torn = torn or bool(reply.flags & _INTERRUPTED)
                 if reply.kind in (_NLMSG_ERROR, _NLMSG_DONE):
                     if reply.code and reply.code not in message.tolerate:
                         raise NetlinkError(reply.code, message.label, reply.said())
@@ -232,7 +250,7 @@ class Socket:
                 return most is None or len(found) < most
 
             self._receive(number, take)
-        return found
+        return found, not torn
 
     def _exchange(self, messages: Sequence[Message], flags: int) -> list[_Reply]:
         got: list[_Reply] = []

@@ -181,7 +181,9 @@ def delete(path: str) -> None:
         return
     with _locked(Path(path).parent):
         while exists(path):
-            _check(_libc.umount2(path.encode(), _MNT_DETACH), path)
+            failed = _libc.umount2(path.encode(), _MNT_DETACH)
+            if failed and exists(path):  # else somebody was faster who does not lock the folder
+                _check(failed, path)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
 

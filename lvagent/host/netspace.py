@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from lvagent.errors import HostError
+from lvagent.errors import HostError, Vanished
 from lvagent.host import links, netns, routes
 from lvagent.host.links import Address, Link
 from lvagent.host.netlink import NETFILTER, Message, NetlinkError, Socket
@@ -29,22 +29,40 @@ T = TypeVar("T")
 _HINTS = {
     errno.EPERM: "the agent must run as root",
     errno.EEXIST: "something else has that name or number: remove it, or choose another",
-    errno.ENODEV: "it went away meanwhile; try again",
     errno.EOPNOTSUPP: "the kernel lacks this kind of link: load its module",
 }
 
 
+_GONE = (errno.ENODEV, errno.ENXIO, errno.ESRCH, errno.ESTALE)
+"""What the kernel says of a link, or what stands on one, that is not there any more."""
+
+
 @contextlib.contextmanager
 def translated(resource: str, action: str) -> Iterator[None]:
-    """Turn the kernel's refusals into a HostError about this resource."""
+    """Turn the kernel's refusals into a HostError about this resource: Vanished, if it went away in the middle."""
     try:
         yield
     except NetlinkError as error:
-        cause = f"{error.label}: {error.reason}"
-        raise HostError(resource, action, cause, hint=_HINTS.get(error.errno or 0, "")) from error
+        raise refusal(error, resource, action, f"{error.label}: {error.reason}") from error
     except OSError as error:
         cause = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        raise HostError(resource, action, cause, hint=_HINTS.get(error.errno or 0, "")) from error
+        raise refusal(error, resource, action, cause) from error
+
+
+def refusal(error: OSError, resource: str, action: str, cause: str) -> HostError:
+    """What the kernel refused, as an error of ours."""
+    if isinstance(error, netns.NameGone):
+        return Vanished(resource, action, str(error.strerror))
+    if error.errno in _GONE:
+        return Vanished(resource, action, cause)
+    return HostError(resource, action, cause, hint=_HINTS.get(error.errno or 0, ""))
+
+
+class Links(dict[str, Link]):
+    """Links by name; to take one that is not there is to find that it went."""
+
+    def __missing__(self, name: str) -> Link:
+        raise NetlinkError(errno.ENODEV, f"find {name}")
 
 
 class Netspace:
@@ -88,20 +106,20 @@ class Netspace:
         """
         self.route.send(list(messages))
 
-    def links(self) -> dict[str, Link]:
+    def links(self) -> Links:
         """All links, by name."""
         found = (links.parse(body) for body in self.route.dump(links.get_all()))
-        return {link.name: link for link in found}
+        return Links((link.name, link) for link in found)
 
     def ports(self, bridge: int) -> dict[str, Link]:
         """The ports of a bridge, by name."""
         found = (links.parse(body) for body in self.route.dump(links.get_ports(bridge)))
         return {link.name: link for link in found if link.master == bridge}
 
-    def find(self, names: Iterable[str]) -> dict[str, Link]:
+    def find(self, names: Iterable[str]) -> Links:
         """Those of these links that are there, by name."""
         answers = self.route.query([links.get(name) for name in names])
-        return {link.name: link for link in map(links.parse, filter(None, answers))}
+        return Links((link.name, link) for link in map(links.parse, filter(None, answers)))
 
     def find_indexes(self, indexes: Iterable[int]) -> dict[int, Link]:
         """Those of these links that are there, by index."""

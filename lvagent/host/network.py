@@ -75,7 +75,7 @@ class Network:
         self._prober = Prober(lambda netns: self._vpcs.needed(netns).space if netns else self._here())
         self._router = RouterSide(settings, self._here)
         self._inward = InwardSide(self._here, self._uplinks, self._router)
-        self._proxies = ProxySide(Path(settings.paths.state), self._here)
+        self._proxies = ProxySide(Path(settings.paths.state), self._here, self._router.locked)
 
     def prepare(self) -> None:
         """Make the folder ready in which namespaces are named; the first time, try whether the kernel can filter.

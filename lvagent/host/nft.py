@@ -18,6 +18,14 @@ _HANDLES = 1 << 3
 """NFT_CTX_OUTPUT_HANDLE."""
 
 
+def without(table: str) -> str:
+    """Commands that make sure that there is no such table, whoever takes it away meanwhile.
+
+    :param table: family and name.
+    """
+    return f"add table {table}\ndelete table {table}\n"
+
+
 def _library() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL("libnftables.so.1")

@@ -11,8 +11,9 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import TypeVar
 
-from lvagent.host.netlink import Message, NetlinkError, Socket, attributes, c_string, mac_text, table, text
+from lvagent.host.netlink import TRIES, Message, NetlinkError, Socket, attributes, c_string, mac_text, table, text
 from lvagent.memo import remembered
 from lvagent.render.elements import (
     BRIDGE_SETS,
@@ -33,6 +34,7 @@ BRIDGE, INET = 7, 1
 
 _NFTABLES = 10 << 8
 _GET_TABLE, _GET_CHAINS, _GET_RULES, _GET_SETS, _GET_ELEMENTS = (_NFTABLES | kind for kind in (1, 4, 7, 10, 13))
+_GET_GENERATION, _GENERATION = _NFTABLES | 16, 1
 _TABLE_NAME, _TABLE_USERDATA = 1, 6
 _CHAIN_TABLE, _CHAIN_NAME = 1, 3
 _RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS, _RULE_USERDATA = 1, 2, 3, 4, 7
@@ -44,6 +46,8 @@ _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
 _COUNTER_BYTES, _COUNTER_PACKETS = 1, 2
 _INTERVAL_END = 1
 _COMMENT = 0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +71,31 @@ def table_comment(netfilter: Socket, family: int = BRIDGE, name: str = TABLE) ->
     return None if answer is None else _comment(table(answer[4:]).get(_TABLE_USERDATA, b""))
 
 
+def _whole(netfilter: Socket, read: Callable[[], T]) -> T:
+    """What is read while no transaction came between: of a set that changes the kernel may leave out what stays."""
+    for _ in range(TRIES):
+        before = _generation(netfilter)
+        found = read()
+        if _generation(netfilter) == before:
+            break
+    return found
+
+
+def _generation(netfilter: Socket) -> bytes:
+    """A number that each transaction in this namespace changes."""
+    answer = netfilter.query([Message(_GET_GENERATION, 0, _generic(0), "read the generation")])[0]
+    return table((answer or b"")[4:]).get(_GENERATION, b"")
+
+
 def elements(netfilter: Socket, sets: Mapping[str, tuple[str, ...]], family: int = BRIDGE) -> frozenset[Element]:
     """All elements of these sets of our table; none if there is no such table or set.
 
     :param sets: name to the kinds of the fields of its keys.
     """
+    return _whole(netfilter, lambda: _elements(netfilter, sets, family))
+
+
+def _elements(netfilter: Socket, sets: Mapping[str, tuple[str, ...]], family: int = BRIDGE) -> frozenset[Element]:
     found: set[Element] = set()
     for name, fields in sets.items():
         listed = _listed(netfilter, family, name)
@@ -99,7 +123,11 @@ def _dump(netfilter: Socket, message: Message) -> list[bytes]:
 
 def pieces(netfilter: Socket) -> frozenset[Piece]:
     """All that a VPC's filter holds besides its base."""
-    found: set[Piece] = {*elements(netfilter, BRIDGE_SETS), *elements(netfilter, INET_SETS, INET)}
+    return _whole(netfilter, lambda: _pieces(netfilter))
+
+
+def _pieces(netfilter: Socket) -> frozenset[Piece]:
+    found: set[Piece] = {*_elements(netfilter, BRIDGE_SETS), *_elements(netfilter, INET_SETS, INET)}
     found.update(_chains(netfilter))
     found.update(rule for rule in map(_rule, map(table, _rules(netfilter, ""))) if rule.owner)
     for net in _net_sets(netfilter):

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from lvagent.errors import HostError, Unavailable
+from lvagent.errors import Conflict, HostError, Unavailable, Vanished
 from lvagent.host import conntrack
 from lvagent.host.entrance import Entrance
 from lvagent.host.links import Link
@@ -82,6 +82,8 @@ class Prober:
     def send(self, probe: Probe) -> Seen:
         """Send a packet, and see what becomes of it.
 
+        :raise Conflict: there is no link by which it could come.
+        :raise Vanished: there is not any more.
         :raise HostError: it could not be sent, or not be followed.
         :raise Unavailable: another one is under way for long.
         """
@@ -112,12 +114,13 @@ class Prober:
         if probe.entry:
             found = space.find([probe.entry]).get(probe.entry)
             if found is None:
-                raise HostError("the probe", "send", f"there is no port {probe.entry}", hint="is the VM starting?")
+                raise Vanished("the probe", "send", f"there is no port {probe.entry}", hint="is the VM starting?")
             return found
         index = _way_to(space, probe.packet)
         found = space.find_indexes([index]).get(index) if index else None
         if found is None or not any(found.mac.replace(":", "").strip("0")):
-            raise HostError("the probe", "send", f"no link of this host leads to {probe.packet.source}")
+            hint = f"ip route get {probe.packet.source}"
+            raise Conflict(f"the probe cannot be sent: no link of this host leads to {probe.packet.source}", hint=hint)
         return found
 
     def _watch(self, leg: Leg, packet: Packet, sign: Sign, stack: contextlib.ExitStack) -> _Watched:

@@ -13,6 +13,7 @@ import json
 import logging
 import struct
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -49,11 +50,16 @@ class ProxySide:
 
     :param state: the state folder.
     :param root: opens the namespace in which the agent runs.
+    :param locked: holds the lock of what root has for all VPCs: of two links that are told to answer both are
+        remembered, and none is told otherwise before its address is there.
     """
 
-    def __init__(self, state: Path, root: Callable[[], Netspace]) -> None:
+    def __init__(
+        self, state: Path, root: Callable[[], Netspace], locked: Callable[[], AbstractContextManager[None]]
+    ) -> None:
         self._file = state / FILE
         self._root = root
+        self._locked = locked
 
     def observe(self, vpc: str) -> set[Proxy]:
         """The floating addresses that are routed to a VPC, and those that are routed nowhere by now."""
@@ -91,7 +97,7 @@ class ProxySide:
 
         :raise HostError: the link is not there.
         """
-        with translated(f"floating address {one.address}", "take"):
+        with self._locked(), translated(f"floating address {one.address}", "take"):
             link = self._root().find([one.link]).get(one.link)
             if link is None:
                 raise HostError(f"floating address {one.address}", "take", f"there is no link {one.link}")
@@ -124,15 +130,16 @@ class ProxySide:
 
     def remove(self, gone: Iterable[Proxy]) -> None:
         """Make sure that these addresses are answered for nowhere."""
-        for one in gone:
-            with translated(f"floating address {one.address}", "let go of"):
-                self._drop(one.address)
-        with translated("proxied neighbours", "let go of"):
-            self._root().inside(self._restore)
+        with self._locked():
+            for one in gone:
+                with translated(f"floating address {one.address}", "let go of"):
+                    self._drop(one.address)
+            with translated("proxied neighbours", "let go of"):
+                self._root().inside(self._restore)
 
     def clear(self) -> None:
         """Make sure that no address of ours is answered for."""
-        with translated("proxied neighbours", "let go of"):
+        with self._locked(), translated("proxied neighbours", "let go of"):
             self._root().send([_message(RTM_DELNEIGH, 0, one) for one in self._entries()])
             self._root().inside(self._restore)
 

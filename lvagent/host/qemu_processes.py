@@ -19,6 +19,7 @@ from pathlib import Path
 
 from lvagent.errors import Conflict, HostError
 from lvagent.host import processes, qmp_socket
+from lvagent.host.daemons import NO_PROCESS
 from lvagent.spec.strays import Process, monitors
 
 log = logging.getLogger(__name__)
@@ -105,9 +106,9 @@ def _pinned(process: Process) -> Iterator[int]:
     gone = f"{process.pid} is another process by now, or none"
     try:
         pidfd = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        raise Conflict(gone, hint="list the strays again") from None
     except OSError as error:
+        if error.errno in NO_PROCESS:
+            raise Conflict(gone, hint="list the strays again") from None
         raise HostError(f"the process {process.pid}", "end", error.strerror or str(error)) from error
     try:
         if _began(process.pid) != process.identity:

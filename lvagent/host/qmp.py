@@ -19,7 +19,7 @@ import libvirt
 import libvirt_qemu
 
 from lvagent.errors import Conflict, HostError, LvagentError, MonitorError, Unavailable
-from lvagent.host.libvirt_lines import Domain, Lines, code_of
+from lvagent.host.libvirt_lines import Domain, Lines, code_of, ended
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.names import ELEMENT_NAMESPACE
 
@@ -110,8 +110,9 @@ class Monitor:
                 domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, ELEMENT_NAMESPACE, libvirt.VIR_DOMAIN_AFFECT_LIVE)
                 return self._send(domain, text, flags)
             except libvirt.libvirtError as error:
-                if code_of(error) in REFUSALS:
-                    message, hint = REFUSALS[code_of(error)]
+                code = libvirt.VIR_ERR_OPERATION_INVALID if ended(error) or _ended(domain) else code_of(error)
+                if code in REFUSALS:
+                    message, hint = REFUSALS[code]
                     raise Conflict(message.format(vm=vm), other=vm, hint=hint.format(vm=vm)) from error
                 raise
 
@@ -119,6 +120,14 @@ class Monitor:
         """Close the connection; a command that hangs ends with the process."""
         if not self._busy:
             self._lines.close()
+
+
+def _ended(domain: Domain) -> bool:
+    """Whether it runs no more: libvirt has several words for one that ends while it is asked."""
+    try:
+        return not domain.isActive()
+    except libvirt.libvirtError:
+        return False
 
 
 class _Call:

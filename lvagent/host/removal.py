@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from lvagent.errors import HostError
+from lvagent.errors import HostError, Vanished
 from lvagent.failpoints import point
 from lvagent.host import peers
 from lvagent.host.fabric import FabricSide
@@ -195,4 +195,5 @@ def _all(failures: Sequence[HostError]) -> HostError:
         return failures[0]
     what = ", ".join(dict.fromkeys(one.resource for one in failures))
     hints = "; ".join(dict.fromkeys(one.hint for one in failures if one.hint))
-    return HostError(what, "remove", "; ".join(map(str, failures)), hint=hints)
+    kind = Vanished if all(isinstance(one, Vanished) for one in failures) else HostError
+    return kind(what, "remove", "; ".join(map(str, failures)), hint=hints)

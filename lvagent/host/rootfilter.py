@@ -8,6 +8,7 @@ Source: libnftables-json(5).
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from lvagent.errors import HostError
+from lvagent.errors import CommandError, HostError
 from lvagent.host.rootrules import Json, Rule, rules
 from lvagent.host.run import run
 
@@ -45,6 +46,9 @@ UPLINK_COMMENT = "lvagent uplinks"
 
 OTHERS, OTHERS_COMMENT = "others", "forwarding is on for uplinks alone"
 """The chain in our table that what other links forward to each other comes by; how rules that drop it begin."""
+
+GONE = "No such file or directory"
+"""What nft says of a table or chain that is not there."""
 
 LEGACY = ("/proc/net/ip_tables_names", "/proc/net/ip6_tables_names")
 
@@ -98,10 +102,54 @@ class RootFilter:
 def read() -> RootFilter:
     """The filter of the namespace that the calling thread is in.
 
+    The JSON of nft 1.0.6 is spoilt by a table that has a flag, such as ``owner``, for nft frees the flag's name too
+    early. What is spoilt is listed in smaller parts.
+
     :raise CommandError: nft is not there, or refuses.
     :raise HostError: its answer cannot be read.
     """
-    return parse(run(["nft", "-j", "list", "ruleset"]), legacy=_legacy(), outside=_outside())
+    try:
+        objects = _list("ruleset")
+    except HostError as error:
+        if not _is_spoilt(error):
+            raise
+        objects = list(_in_parts())
+    return _filter(objects, _legacy(), _outside())
+
+
+def _list(*what: str) -> list[Json]:
+    return _objects(run(["nft", "-j", "list", *what]))
+
+
+def _is_spoilt(error: HostError) -> bool:
+    """Whether nft gave no JSON, or was ended for what it did to its memory."""
+    return not isinstance(error, CommandError) or (error.code is not None and error.code < 0)
+
+
+def _in_parts() -> Iterator[Json]:
+    """All chains and their rules, table by table; of a table that is spoilt, chain by chain."""
+    chains = [cast(Json, one["chain"]) for one in _list("chains") if "chain" in one]
+    names: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for chain in chains:
+        names[str(chain["family"]), str(chain["table"])].append(str(chain["name"]))
+    for table, inside in names.items():
+        try:
+            yield from _there("table", *table)
+        except HostError as error:
+            if not _is_spoilt(error):
+                raise
+            for name in inside:
+                yield from _there("chain", *table, name)
+
+
+def _there(*what: str) -> list[Json]:
+    """What is listed; nothing if it went since its name was."""
+    try:
+        return _list(*what)
+    except CommandError as error:
+        if GONE in error.stderr:
+            return []
+        raise
 
 
 def _legacy() -> tuple[str, ...]:
@@ -134,9 +182,23 @@ def parse(text: str, *, legacy: Sequence[str] = (), outside: Sequence[str] = ())
 
     :raise HostError: it is none.
     """
-    try:
-        objects = cast(list[Json], json.loads(text)["nftables"])
+    return _filter(_objects(text), legacy, outside)
+
+
+def _objects(text: str) -> list[Json]:
+    with _understood():
+        return cast(list[Json], json.loads(text)["nftables"])
+
+
+def _filter(objects: Sequence[Json], legacy: Sequence[str], outside: Sequence[str]) -> RootFilter:
+    with _understood():
         return RootFilter(tuple(_chains(objects)), tuple(legacy), tuple(outside))
+
+
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
+    try:
+        yield
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise HostError("nft", "read", f"its list of rules is not understood: {error}") from error
 

@@ -22,9 +22,10 @@ from lvagent.host import conntrack, files, nft_read, others, rootfilter
 from lvagent.host.crossing import Closed, Way, closed_to_uplinks
 from lvagent.host.forwarding import Forwarding
 from lvagent.host.netspace import Netspace, translated
+from lvagent.host.nft import without
 from lvagent.host.nft_read import INET
+from lvagent.host.rootfilter import GONE, Chain, RootFilter
 from lvagent.host.rootfilter import UPLINK_COMMENT as COMMENT
-from lvagent.host.rootfilter import Chain, RootFilter
 from lvagent.plan.resources import Router
 from lvagent.render.elements import Element
 from lvagent.render.inward import ROOT_SETS, TARGETS, Placed, root_text
@@ -37,9 +38,6 @@ WAYS = ('iifname "ux-*"', 'oifname "ux-*"')
 
 MOST_FLOWS = 1 << 16
 """Of root's flows that nobody answered, looked at when the filter is put back."""
-
-GONE = "No such file or directory"
-"""What nft says of a chain that is not there."""
 
 
 class RouterSide:
@@ -188,7 +186,7 @@ class RouterSide:
             with translated("the filter of root", "read"):
                 there = nft_read.table_comment(root.netfilter, INET) is not None
             if there:
-                root.nft.run(f"delete table inet {TABLE}\n", "the filter of root", "remove")
+                root.nft.run(without(f"inet {TABLE}"), "the filter of root", "remove")
             self.trouble = self.unreached = ()
 
     def _user(self, root: Netspace) -> str:

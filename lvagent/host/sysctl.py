@@ -8,7 +8,9 @@ Sources: Documentation/networking/ip-sysctl.rst; net/bridge/br_netfilter_hooks.c
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -120,17 +122,30 @@ VITAL = (
 """Those that are looked at again each time a VPC is observed."""
 
 
+_OF_LINK = re.compile(r"ipv[46]/conf/(?!all/|default/)([^/]+)/")
+
+
 def write(values: Mapping[str, int]) -> None:
     """Set them in the namespace of the calling thread, in this order.
 
-    :raise OSError: the kernel has no such sysctl, or the file system is read-only.
+    :raise OSError: the kernel has no such sysctl, or the file system is read-only; ENODEV: no such link.
     """
     for name, value in values.items():
-        descriptor = os.open(ROOT / name, os.O_WRONLY | os.O_CLOEXEC)
+        descriptor = _opened(name)
         try:
             os.write(descriptor, str(value).encode())
         finally:
             os.close(descriptor)
+
+
+def _opened(name: str) -> int:
+    try:
+        return os.open(ROOT / name, os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        link = _OF_LINK.match(name)
+        if link is None or (ROOT / name).parent.exists():
+            raise
+        raise OSError(errno.ENODEV, "there is no such link", link[1]) from error
 
 
 def holds(values: Mapping[str, int]) -> bool:

@@ -27,6 +27,10 @@ TOTAL = 32 << 20
 """Bytes of all files, beyond which those of VMs that are gone are removed."""
 
 
+TRIES = 3
+"""How often a timeline is read whose file is begun anew meanwhile."""
+
+
 class TimelineFiles:
     """The timelines of one host.
 
@@ -77,7 +81,13 @@ class TimelineFiles:
             path = self._path(vm)
         except ValueError:
             return []
-        return [*self._lines(path.with_suffix(OLD)), *self._lines(path)]
+        old = path.with_suffix(OLD)
+        for _ in range(TRIES):
+            before = _inode(old)
+            found = [*self._lines(old), *self._lines(path)]
+            if _inode(old) == before:  # else what was the new one is the old one by now, and was not read
+                break
+        return found
 
     def _lines(self, path: Path) -> Iterator[dict[str, object]]:
         try:
@@ -111,3 +121,10 @@ class TimelineFiles:
                 with contextlib.suppress(OSError):
                     files.remove(Path(path))
                     left -= size
+
+
+def _inode(path: Path) -> int:
+    try:
+        return os.lstat(path).st_ino
+    except OSError:
+        return 0

@@ -23,6 +23,7 @@ from lvagent.host import files, links, nft_read, routes, sysctl
 from lvagent.host.links import Address, Link
 from lvagent.host.netlink import Message
 from lvagent.host.netspace import Netspace, translated
+from lvagent.host.nft import without
 from lvagent.host.nft_read import INET
 from lvagent.host.routes import Route
 from lvagent.host.vpc import BROKEN, VpcSide
@@ -247,7 +248,7 @@ class Uplinks:
                 return
             side.space.send([links.delete(_inner(vpc))])
             if nft_read.table_comment(side.space.netfilter, INET, TABLE) is not None:
-                side.space.nft.run(f"delete table inet {TABLE}\n", f"the uplink of {vpc}", "remove")
+                side.space.nft.run(without(f"inet {TABLE}"), f"the uplink of {vpc}", "remove")
 
 
 def _owner(link: Link) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Interface, IPv6Interface
 
 from lvagent.config import FilterSettings
-from lvagent.errors import HostError
+from lvagent.errors import HostError, Vanished
 from lvagent.host import links, sysctl
 from lvagent.host.filters import VpcFilter
 from lvagent.host.links import Address, Link
@@ -99,7 +99,7 @@ class VpcSide:
                 found = self.space.find([plug.tap])
             tap = found.get(plug.tap)
             if tap is None:
-                raise HostError(plug.tap, "plug", "its tap has just gone", hint="its qemu has ended")
+                raise Vanished(plug.tap, "plug", "its tap has just gone", hint="its qemu has ended")
             self.space.send(
                 [
                     links.change(plug.tap, mtu=plug.mtu, master=bridge.index),
@@ -127,7 +127,7 @@ class VpcSide:
     def _fetch(self, plug: Plug, bridge: Link, root: Netspace) -> None:
         tap = root.find([plug.tap]).get(plug.tap)
         if tap is None:
-            raise HostError(plug.tap, "plug", "there is no such tap", hint="libvirt makes it when the VM starts")
+            raise Vanished(plug.tap, "plug", "there is no such tap", hint="libvirt makes it when the VM starts")
         if tap.kind != "tun":
             raise HostError(plug.tap, "plug", f"a {tap.kind or 'hardware'} link has the name of a tap of ours")
         root.send([links.move(plug.tap, netns=self.space.descriptor, mtu=plug.mtu, master=bridge.index)])

@@ -11,7 +11,7 @@ import os
 import threading
 
 from lvagent.config import FilterSettings
-from lvagent.errors import HostError
+from lvagent.errors import HostError, Vanished
 from lvagent.host import netns
 from lvagent.host.netspace import open_named, translated
 from lvagent.host.vpc import VpcSide
@@ -54,40 +54,46 @@ class VpcSides:
         It may go away, or come anew, between the look and the entering; then it is looked for again.
         """
         path = self.path(vpc)
-        while (inode := netns.inode(path) if netns.exists(path) else None) is not None:
-            side = self._known(vpc, inode) or self._enter(vpc, path)
+        while netns.exists(path):
+            side = self._known(vpc, path) or self._enter(vpc, path)
             if side is not None:
                 return side
-        self._known(vpc, None)
+        self._known(vpc, path)
         return None
 
-    def _known(self, vpc: str, inode: int | None) -> VpcSide | None:
+    def _known(self, vpc: str, path: str) -> VpcSide | None:
         """The one that is open, if it still is what the name stands for; else it is let go of."""
         with self._guard:
             side = self._open.get(vpc)
-            if side is not None and side.space.inode == inode:
+            if side is not None and side.space.inode == netns.inode(path):
                 return side
             self._open.pop(vpc, None)
         return None
 
     def _enter(self, vpc: str, path: str) -> VpcSide | None:
-        """Open it; None if it went away meanwhile."""
+        """Open it; None if it went away meanwhile, be it that another has its name by now."""
         with translated(vpc, "enter"):
             space = open_named(path)
             if space is None:
                 return None
             side = VpcSide(vpc, space, self._limits)
         with self._guard:
-            return self._open.setdefault(vpc, side)  # or what another thread opened, which was faster
+            if netns.inode(path) != space.inode:
+                return None
+            there = self._open.get(vpc)
+            if there is not None and there.space.inode == space.inode:
+                return there  # another thread was faster
+            self._open[vpc] = side
+            return side
 
     def needed(self, vpc: str) -> VpcSide:
         """A VPC's namespace, opened.
 
-        :raise HostError: there is none.
+        :raise Vanished: there is none (any more).
         """
         side = self.find(vpc)
         if side is None:
-            raise HostError(vpc, "use", "there is no such namespace")
+            raise Vanished(vpc, "use", "there is no such namespace")
         return side
 
     def create(self, vpc: str) -> VpcSide:
@@ -100,10 +106,10 @@ class VpcSides:
 
     def remove(self, vpc: str) -> None:
         """Make sure that a VPC has no namespace. The kernel ends what is in it a moment later."""
-        with self._guard:
-            self._open.pop(vpc, None)
         with translated(vpc, "remove"):
             netns.delete(self.path(vpc))
+        with self._guard:  # nobody opens it any more
+            self._open.pop(vpc, None)
 
     def tidy(self) -> None:
         """Let go of namespaces that are no longer there: who held one open would keep it from ending."""

@@ -18,6 +18,7 @@ from lvagent.host.libvirt_lines import Domain
 from lvagent.host.qmp import MAX_ANSWER, PLACES, Monitor
 from lvagent.spec.monitor import Hmp, Qmp
 from lvagent.spec.names import ELEMENT_NAMESPACE
+from tests.host.test_libvirt_races import error
 
 pytestmark = pytest.mark.host
 
@@ -115,6 +116,27 @@ def test_of_a_domain_that_is_not_ours_nothing_is_asked(qemu: Qemu, domain: Any) 
     with pytest.raises(Conflict, match="does not run"):
         monitor.qmp("test", STATUS)
     assert qemu.seen == []
+
+
+@pytest.mark.parametrize(
+    "text", ["domain is no longer running", "Unable to read from monitor: Connection reset by peer"]
+)
+def test_of_one_that_ends_while_it_is_asked_libvirt_may_not_know_yet(text: str) -> None:
+    def ends(_one: Domain, _text: str, _flags: int, /) -> str:
+        raise error(libvirt.VIR_ERR_SYSTEM_ERROR, text)
+
+    with pytest.raises(Conflict, match="test does not run"):
+        Monitor(URI, seconds=5, send=ends).qmp("test", STATUS)
+
+
+def test_of_one_that_ends_while_it_is_asked_it_is_told_that_it_does_not_run(qemu: Qemu, domain: Any) -> None:  # noqa: ANN401 - untyped
+    def ends(one: Domain, _text: str, _flags: int, /) -> str:
+        one.destroy()
+        raise libvirt.libvirtError("domain is no longer running")
+
+    with pytest.raises(Conflict, match="test does not run"):
+        Monitor(URI, seconds=5, send=ends).qmp("test", STATUS)
+    domain.create()
 
 
 def test_one_that_hangs_is_left_after_its_time(qemu: Qemu) -> None:

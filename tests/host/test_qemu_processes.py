@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -130,6 +131,15 @@ def test_another_process_of_the_same_pid_is_not_touched() -> None:
         assert running.poll() is None
     with pytest.raises(Conflict, match="another process"):
         Processes().end(one, softly=False)
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        with pytest.raises(Conflict, match="another process"):
+            Processes().end(dataclasses.replace(one, pid=thread.native_id or 0), softly=False)
+    finally:
+        over.set()
+        thread.join()
 
 
 def _hears(pid: int, number: signal.Signals) -> bool:

@@ -68,6 +68,59 @@ def broken_specs(draw: st.DrawFn) -> object:
     return spec
 
 
+FLOATING = ("192.0.2.50", "192.0.2.51")
+"""Addresses of the host's network that nobody has."""
+
+VPC_WISHES: tuple[Json, ...] = (
+    {"uplink": "nat"},
+    {"uplink": "nat"},
+    {"uplink": "nat", "mtu": 1400},
+    {"uplink": "none"},
+    {"uplink": "routed"},
+    {"domain": "shop.internal", "forwarders": []},
+    {"metadata": "off"},
+    {},
+)
+PORTS: tuple[Json, ...] = (
+    {"host_port": 8080, "port": 80},
+    {"host_port": 8080, "port": 81, "proto": "udp"},
+    {"host_port": 9000, "host_port_end": 9009},
+    {"host_port": 8443, "port": 443, "host_address": "192.0.2.10", "sources": ["198.51.100.0/24"]},
+)
+
+
+def sound_bodies(operation: str) -> st.SearchStrategy[object]:
+    """Bodies that can be, for a route that takes one: what they ask for may contradict what others did."""
+    match operation:
+        case "putVpc":
+            return st.sampled_from(VPC_WISHES)
+        case "putPorts":
+            return st.lists(st.sampled_from(PORTS), max_size=3)
+        case "putFloating":
+            return st.sampled_from([{"vm": one} for one in IDS])
+        case "askQmp":
+            return st.just({"execute": "query-status"})
+        case "askHmp":
+            return st.just({"command": "info status"})
+        case "killStray":
+            return st.just({"identity": "1"})
+        case _:
+            return sound_specs()
+
+
+@st.composite
+def flows(draw: st.DrawFn) -> dict[str, str]:
+    """The query of an explain about VMs that may be there."""
+    ends = st.sampled_from([*IDS, *IDS])
+    proto, port = draw(st.sampled_from([("tcp", "80"), ("tcp", "8080"), ("udp", "53"), ("icmp", ""), ("89", "")]))
+    found = {
+        "from": draw(ends | st.sampled_from(["world", "world:198.51.100.7"])),
+        "to": draw(ends | st.sampled_from([*FLOATING, "192.0.2.10", "10.0.1.5", "fd00:a::5", "203.0.113.9"])),
+        "proto": proto,
+    }
+    return {**found, "port": port} if port else found
+
+
 def spec_bodies(of_schema: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
     """Bodies for a route that takes a spec.
 

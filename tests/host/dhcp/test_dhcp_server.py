@@ -8,8 +8,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import IPv6Interface
@@ -18,10 +19,11 @@ from pathlib import Path
 import pytest
 
 from lvagent.config import Paths, Settings
-from lvagent.errors import HostError
+from lvagent.errors import HostError, Vanished
 from lvagent.host import daemons
 from lvagent.host.dnsmasq import DhcpServer
 from lvagent.host.run import run
+from lvagent.render import dnsmasq as texts
 from tests.host.dhcp import wire
 from tests.host.dhcp.site import BRIDGE_ONE, BRIDGE_TWO, ONE, TWO, Site, a_site, host
 from tests.lab.clock import DAY, WallClock
@@ -326,6 +328,36 @@ def test_an_edit_by_hand_is_undone(site: Site) -> None:
     assert site.server.observe(site.vpc) is None
     site.server.ensure(site.wanted(host(5)))
     assert (conf.read_text(), site.pid() != before) == (good, True)
+
+
+def test_a_folder_that_somebody_takes_away_while_it_is_written(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.server.ensure(site.wanted(host(5)))
+    keep = texts.keep_leases
+
+    def take_away(leases: str, kept: Collection[str]) -> str:
+        shutil.rmtree(site.run / "dnsmasq" / site.vpc)
+        return keep(leases, frozenset(kept))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(texts, "keep_leases", take_away)
+        with pytest.raises(Vanished, match="cannot write files for"):
+            site.server.ensure(site.wanted())
+    site.server.ensure(site.wanted(host(6)))
+    assert site.server.observe(site.vpc) == site.wanted(host(6))
+
+
+def test_a_pid_that_a_thread_of_a_stranger_has_by_now(tmp_path: Path) -> None:
+    """Threads are numbered as processes are, and none can be pinned."""
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    (tmp_path / "pid").write_text(f"{thread.native_id}\n")
+    try:
+        daemons.let_die(tmp_path / "pid")
+        daemons.end(thread.native_id or 0, daemons.Identity("dnsmasq", "--conf-file=/elsewhere"))
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_a_pid_file_that_names_a_stranger(site: Site) -> None:

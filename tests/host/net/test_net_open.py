@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from lvagent.config import FilterSettings
-from lvagent.host import netns
+from lvagent.host import netns, vpcs
+from lvagent.host.netspace import Netspace, open_named
 from lvagent.host.vpcs import VpcSides
 
 pytestmark = pytest.mark.host
@@ -87,6 +88,56 @@ def test_who_is_at_work_in_a_vpc_that_is_taken_away_stays_in_it(place: Path) -> 
     for each in taken:
         os.close(each)
     del reader
+    assert descriptors() == before
+
+
+def test_what_a_late_reader_opened_is_not_taken_for_what_has_the_name_now(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wirer opens the new one while the reader, a step ahead of him, tells of the old one."""
+    sides = VpcSides(str(place), FilterSettings())
+    path = f"{place}/{A}"
+    netns.create(path)
+    opened, replaced, told = threading.Event(), threading.Event(), threading.Event()
+
+    def by_turns(name: str) -> Netspace | None:
+        space = open_named(name)
+        if threading.current_thread() is threading.main_thread():
+            replaced.set()
+            assert told.wait(30)
+        else:
+            opened.set()
+            assert replaced.wait(30)
+        return space
+
+    def read() -> None:
+        sides.find(A)
+        told.set()
+
+    monkeypatch.setattr(vpcs, "open_named", by_turns)
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert opened.wait(30)
+    netns.delete(path)
+    netns.create(path)
+    assert sides.needed(A).space.inode == netns.inode(path)
+    reader.join()
+
+
+def test_a_vpc_that_is_looked_at_while_it_is_taken_away_is_not_kept_open(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = descriptors()
+    sides = VpcSides(str(place), FilterSettings())
+    netns.create(f"{place}/{A}")
+    delete = netns.delete
+
+    def looked_at(path: str) -> None:
+        assert sides.find(A) is not None
+        delete(path)
+
+    monkeypatch.setattr(netns, "delete", looked_at)
+    sides.remove(A)
     assert descriptors() == before
 
 

@@ -250,6 +250,23 @@ def test_two_creates_of_one_id_at_once_make_one(host: FakeHost) -> None:
     assert sorted(outcomes) == [Outcome.CREATED] + [Outcome.UNCHANGED] * 7
 
 
+@pytest.mark.parametrize("action", [Action.RESET, Action.PAUSE, Action.REBOOT, Action.SHUTDOWN])
+def test_a_guest_that_ends_just_before_what_is_asked_of_it_is_a_conflict(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, action: Action
+) -> None:
+    def end(vm: str) -> None:
+        host.domains.end(vm, State.STOPPED, "shut down by the guest")
+        raise HostError(vm, action, "Requested operation is not valid: domain is not running")
+
+    agent = host.agent()
+    agent.put(spec(1))
+    method = {Action.PAUSE: "suspend"}.get(action, action.value)
+    monkeypatch.setattr(host.domains, method, end)
+    with pytest.raises(Conflict, match=f"is stopped: it cannot {action}"):
+        agent.power("i-0000000001", action)
+    assert agent.vm("i-0000000001").wanted == "running"
+
+
 def test_power_refuses_what_makes_no_sense(host: FakeHost) -> None:
     agent = host.agent()
     agent.put(spec(1))

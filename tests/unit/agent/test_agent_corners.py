@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from lvagent.agent import locks
 from lvagent.agent.core import Agent
 from lvagent.agent.index import Index
 from lvagent.agent.networks import Networks
-from lvagent.errors import Conflict, HostError, LvagentError, NotFound, Unavailable
+from lvagent.errors import Conflict, HostError, LvagentError, NotFound, Unavailable, Vanished
+from lvagent.host.libvirt import DomainState
 from lvagent.host.volumes import Judged
-from lvagent.plan.resources import Bridge, Dhcp, Netns, PortFilter, Vxlan
+from lvagent.plan.resources import Bridge, Dhcp, Fabric, Netns, PortFilter, Resource, Vxlan
 from lvagent.render.element import find_element, parse_element, render_element
 from lvagent.spec.status import Action, Outcome, State
 from lvagent.spec.vm import VmConfig
@@ -414,3 +416,70 @@ def test_a_vm_that_is_deleted_during_a_sweep_gets_nothing_back(host: FakeHost) -
     host.wires.when_counted = lambda vpc: agent.delete(OTHER) if vpc == A else None
     assert agent.sweep()
     assert host.state() == before
+
+
+def test_a_delete_does_not_fail_for_others_who_wire_all_the_time(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What all VPCs share goes when nobody wires; on a busy host that may be a sweep later."""
+    monkeypatch.setattr(locks, "ALONE_SECONDS", 0.0, raising=False)
+    agent = host.agent()
+    agent.put(spec(1))
+    with agent._networks.locks.fabric(alone=False):
+        agent.delete(VM)
+    assert agent.vms() == ()
+    assert host.wires.there == {Fabric(POLICY.fabric)}
+    assert agent.sweep()
+    assert host.state() == FakeHost(host._locks).state()
+
+
+def test_a_vpc_that_goes_while_the_underlay_side_is_looked_over_ends_no_sweep(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone() -> frozenset[Resource]:
+        raise Vanished(B, "read", "find vi-bbbbbbbbbb: No such device")
+
+    agent = host.agent()
+    agent.put(spec(1))
+    with monkeypatch.context() as patched:
+        patched.setattr(host.wires, "fabric", gone)
+        agent.delete(VM)
+        assert agent.sweep()
+    assert host.wires.there == {Fabric(POLICY.fabric)}
+    assert agent.sweep()
+    assert host.wires.there == set()
+
+
+def test_an_answer_about_the_vm_that_had_this_id_before_says_nothing_of_this_one(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = host.agent()
+    agent.put(spec(1))
+    state = host.domains.state
+
+    def late(vm: str) -> DomainState:
+        """Between the question and what comes of it the VM goes, and one of its id is about to be made."""
+        monkeypatch.setattr(host.domains, "state", state)
+        told = state(vm)
+        agent.delete(VM)
+        agent._index.claim(agent._vms.prepare(spec(1)))
+        return told
+
+    monkeypatch.setattr(host.domains, "state", late)
+    agent.observe(VM)
+    new = agent._index.get(VM)
+    assert new is not None
+    assert (new.domain, new.applied) == (None, None)
+
+
+def test_a_look_that_nobody_waits_for_says_what_went_wrong(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_vm: str) -> DomainState:
+        raise KeyError("a defect")
+
+    agent = host.agent()
+    agent.put(spec(1))
+    monkeypatch.setattr(host.domains, "state", broken)
+    agent.observe(VM)
+    assert "a defect" in caplog.text

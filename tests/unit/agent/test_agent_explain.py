@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from lvagent.agent.core import Agent
-from lvagent.errors import Conflict, NotFound
+from lvagent.errors import Conflict, LvagentError, NotFound, Vanished
 from lvagent.host.probe import Seen
 from lvagent.host.wishes import WishFiles
+from lvagent.plan.explain.probe import Probe
 from lvagent.plan.sessions import KeptFlow, Tuple
 from lvagent.spec import names
 from lvagent.spec.flow import Live, parse_flow
@@ -53,6 +54,27 @@ def test_a_walk_over_what_is_known_touches_nothing(fake: FakeHost, agent: Agent)
     for flow in (parse_flow("i-0000000009", TWO, "tcp", 22), parse_flow(ONE, "i-0000000009", "tcp", 22)):
         with pytest.raises(NotFound):
             agent.explain(flow)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "text"),
+    [
+        (
+            Vanished("the probe", "send", "no port"),
+            "cannot send the probe: no port (it went away meanwhile; try again)",
+        ),
+        (Conflict("no link leads to 2001:db8::1", hint="ip route"), "no link leads to 2001:db8::1 (ip route)"),
+    ],
+)
+def test_a_packet_that_has_no_way_in_or_none_any_more_is_not_sent(
+    fake: FakeHost, agent: Agent, monkeypatch: pytest.MonkeyPatch, refusal: LvagentError, text: str
+) -> None:
+    def refuse(_probe: Probe) -> Seen:
+        raise refusal
+
+    monkeypatch.setattr(fake.wires, "probe", refuse)
+    found = agent.explain(SSH, live=True)
+    assert (found.walk.allowed, found.live) == (True, Live(False, False, None, text))
 
 
 def test_of_a_wish_that_cannot_be_read_nothing_is_said(fake: FakeHost, agent: Agent, tmp_path: Path) -> None:

@@ -260,3 +260,25 @@ def test_many_at_once(host: FakeHost) -> None:
     assert agent.sweep()
     assert ends(host) == both(A, B, C)
     assert agent.peers.all()[0].peering == peering(A, B)
+
+
+def test_nothing_is_done_to_a_vpc_that_comes_while_the_other_is_locked(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever makes it has its lock, and joins the two when he is done."""
+    agent = host.agent()
+    agent.put(ONE)
+    agent.put(TWO)
+    agent.peers.put(A, B)
+    links, vpcs = agent._networks.links, host.wires.vpcs
+    host.wires.there = {one for one in host.wires.there if not isinstance(one, Peer)}
+
+    def not_yet() -> frozenset[str]:
+        monkeypatch.setattr(host.wires, "vpcs", vpcs)
+        return frozenset({A})
+
+    monkeypatch.setattr(host.wires, "vpcs", not_yet)
+    links.join(A, B, remove=True)
+    assert ends(host) == set()
+    links.join(A, B, remove=True)
+    assert ends(host) == both(A, B)

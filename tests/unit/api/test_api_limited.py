@@ -8,7 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from lvagent.errors import Conflict, HostError
+from lvagent.errors import Conflict, HostError, Vanished
 from lvagent.spec.access import Role
 from tests.unit.api.doors import A, B, TcpDoor
 from tests.unit.api.fake_agent import FakeAgent
@@ -165,6 +165,7 @@ def test_an_address_in_use_by_one_that_he_does_not_see(mine: FlaskClient, admin:
         Conflict("that cannot be", path="id", hint=f"stop {BOTH} first"),
         HostError("the domain", "start", f"VNI 100 is taken: see {THEIRS}").in_phase("start"),
         HostError("t0000000002-0", "plug", "Device or resource busy").in_phase("wire"),
+        Vanished("t0000000002-0", "plug", "its tap has just gone").in_phase("wire"),
     ],
 )
 def test_an_error_that_names_what_is_not_his_keeps_kind_and_place_only(

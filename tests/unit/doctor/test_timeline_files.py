@@ -40,6 +40,25 @@ def test_a_file_is_bounded_and_the_newest_lines_stay(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in (tmp_path / "timelines").iterdir()) <= 4000
 
 
+def test_a_file_that_is_begun_anew_while_it_is_read_is_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = TimelineFiles(tmp_path, size=2000)
+    for number in range(10):
+        files.append(VM, line(number))
+    lines = TimelineFiles._lines
+
+    def overtaken(self: TimelineFiles, path: Path) -> list[dict[str, object]]:
+        monkeypatch.setattr(TimelineFiles, "_lines", lines)
+        found = list(lines(self, path))
+        while not (tmp_path / f"timelines/{VM}.jsonl.old").exists():
+            files.append(VM, line(10))
+        return found
+
+    monkeypatch.setattr(TimelineFiles, "_lines", overtaken)
+    assert numbers(files)[:10] == list(range(10))
+
+
 def test_the_oldest_of_those_that_are_gone_go(tmp_path: Path) -> None:
     files = TimelineFiles(tmp_path, size=2000, total=3000)
     for vm in (GONE, "i-0000000003", VM):
