@@ -8,7 +8,7 @@
      +- MonitorError    422  qemu refused a monitor command, in its words
      +- HostError       500  the host could not do it; says which resource and which action
      |   +- CommandError     a command ended badly; carries argv, exit code, stderr
- |   +- Vanished    503  what it was done to went away, or was replaced, in the middle; try again
+     |   +- Vanished    503  what it was done to went away, or was replaced, in the middle; try again
      +- Unavailable     503  something the agent needs is away (libvirtd, say); try again
 
 Foreign exceptions (OSError, libvirtError, netlink errors) are translated at the border of ``host/``.
