@@ -22,6 +22,7 @@ from lvagent.agent.peers import Links
 from lvagent.agent.services import Services
 from lvagent.agent.trace import Trace
 from lvagent.agent.trouble import Troubles
+from lvagent.agent.turns import each, first
 from lvagent.agent.wires import Dhcps, Metadatas, Wires
 from lvagent.errors import Conflict, HostError, LvagentError, Unavailable, Vanished
 from lvagent.failpoints import point
@@ -260,15 +261,16 @@ class Networks:
             if self._wires.mend_router(ways.router):
                 log.warning("the root namespace: somebody changed what uplinks need there; it is as it was")
         led = {*self.ports.all(), *(one.vm for one in self.floating.all().values())}
-        for vpc in sorted({vpc for vm in led for vpc in self._index.vpcs_of(vm)}):
-            self.wire(vpc)  # what leads into it is there too
+        inside = sorted({vpc for vm in led for vpc in self._index.vpcs_of(vm)})
+        each(inside, self.wire)  # what leads into it is there too
 
     def heal_fabric(self) -> None:
         """Bring the underlay side to what is wanted: any VPC that crosses it has it put right."""
-        for vpc in sorted(self._index.vpcs()):
-            if any(isinstance(one, Fabric) for one in wanted.network(vpc, self._index.members(vpc), self.policy)):
-                self.wire(vpc)
-                return
+
+        def crosses(vpc: str) -> bool:
+            return any(isinstance(one, Fabric) for one in wanted.network(vpc, self._index.members(vpc), self.policy))
+
+        first(filter(crosses, sorted(self._index.vpcs())), self.wire)
 
     def _apply(self, vpc: str, *, remove: bool, stale: bool = False) -> Applied:
         """:param stale: whether links that are not wanted any more are told of, though nothing else is removed."""
