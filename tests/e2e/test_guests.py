@@ -61,6 +61,13 @@ def two_nics(key: str) -> dict[str, Any]:
     return {**spec, "networks": [first, {**spec["networks"][0], "position": 1}]}
 
 
+ADDRESSES = [
+    *((vpc, f"{net}{host}") for vpc in (A, B) for net in ("10.0.0.", "fd00:a::") for host in (5, 6)),
+    *((A, f"{net}{host}") for net in ("10.0.1.", "fd00:a:0:1::") for host in (6, 7)),
+]
+"""All that the guests have."""
+
+
 @pytest.fixture(scope="module")
 def guests(agent_lab: LabHost, ssh_key: SshKey) -> Iterator[LabHost]:
     """Two VPCs with the same addresses in both; in the first one also a second subnet."""
@@ -70,6 +77,8 @@ def guests(agent_lab: LabHost, ssh_key: SshKey) -> Iterator[LabHost]:
     answers = [agent_lab.api("PUT", "/v1/vms/i-0000000001", seed(key))]
     answers += [agent_lab.api("PUT", f"/v1/vms/{spec['id']}", spec) for spec in (two_nics(key), *twins, other)]
     assert [answer.status for answer in answers] == [201] * 5, [answer.text for answer in answers]
+    for vpc, address in ADDRESSES:  # SSH is there before the last address is
+        say(agent_lab, ssh_key, vpc, address, "true")
     yield agent_lab
     for number in range(1, 6):
         agent_lab.api("DELETE", f"/v1/vms/i-{number:010}?volumes=delete")
