@@ -38,7 +38,8 @@ def _tree() -> str:
 def _places() -> list[str]:
     """Where this code and its libraries are; not the folder that happens to be the current one."""
     here = str(Path.cwd())
-    return [_tree(), *(place for place in sys.path if place and place != here and Path(place).is_dir())]
+    found = (place for place in sys.path if place and place != here and Path(place).is_dir())
+    return list(dict.fromkeys((_tree(), *found)))
 
 
 def service_texts() -> dict[Path, str]:
