@@ -147,9 +147,10 @@ def test_guests_of_peered_vpcs(host: LabHost, image: str, ssh_key: SshKey) -> No
     assert image
     put(host, guest(1, ssh_key.public, IN_A), guest(2, ssh_key.public, IN_B))
     ping = "ping -c 1 -W 2 10.0.1.5 >/dev/null && ping -c 1 -W 2 fd00:a:0:1::5 >/dev/null && echo there"
-    for vpc, address in ((A, "10.0.0.5"), (B, "10.0.1.5")):
+    for vpc, address in ((A, "10.0.0.5"), (A, "fd00:a::5"), (B, "10.0.1.5"), (B, "fd00:a:0:1::5")):
         host.guest_ssh(vpc, address, "true", ssh_key.private, wait=120)
     for method, answer in (("PUT", "there"), ("DELETE", ""), ("PUT", "there")):
         assert host.api(method, PAIR).status < 300
-        said = host.guest_ssh(A, "10.0.0.5", f"{ping} || true", ssh_key.private, wait=20).stdout
+        tries = f"for i in {'1 2 3 4 5' if answer else '1'}; do {ping} && break; done || true"
+        said = host.guest_ssh(A, "10.0.0.5", tries, ssh_key.private, wait=60).stdout
         assert said.strip() == answer, method
