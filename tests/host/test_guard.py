@@ -33,7 +33,8 @@ FOLDER = Path({folder!r})
 
 def test_it():
     FOLDER.chmod(0o755)
-    subprocess.Popen(["sleep", "1000", str(FOLDER)], start_new_session=True)
+    sleeper = "import time; time.sleep(1000)"
+    subprocess.Popen([sys.executable, "-c", sleeper, str(FOLDER)], start_new_session=True)
     (FOLDER / "pid").write_text(str(__import__("os").getpid()))
     while True:
         service = MetadataService(settings_in(FOLDER))
@@ -94,7 +95,8 @@ def test_whoever_is_killed_nothing_is_left(folder: Path) -> None:
         runs[way] = start(folder / way)
     for one in runs.values():
         assert until((one.folder / "served").exists), one.left()
-        assert len(one.left()) >= 4  # the front, the guard, the tests, and the sleeper
+        left = one.left()
+        assert len(left) >= 4, "\n".join(left)  # the front, the guard, the tests, and the sleeper
     os.kill(runs["front"].front.pid, signal.SIGKILL)
     os.kill(int((runs["tests"].folder / "pid").read_text()), signal.SIGKILL)
     os.kill(runs["interrupt"].front.pid, signal.SIGINT)
