@@ -38,7 +38,7 @@ def doctor(session: Session, fix: bool, yes: bool, quiet: bool) -> None:
     if not session.root:
         raise Failure("only root sees what there is to check", code=CANNOT, hint="sudo lvagent doctor")
     settings = session.settings()
-    found, _ = examine(settings)
+    found = examine(settings)
     wanted = repairs(found) if fix else ()
     done: list[dict[str, str]] = []
     if not session.json:
@@ -47,7 +47,7 @@ def doctor(session: Session, fix: bool, yes: bool, quiet: bool) -> None:
         from lvagent.doctor.repair import Repairer
 
         done = [_do(Repairer(settings, lambda: _ask(session)), repair) for repair in wanted]
-        found, _ = examine(settings)
+        found = examine(settings)
         if not session.json:
             _print_done(done)
             _print(found, quiet=True)

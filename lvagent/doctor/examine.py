@@ -18,12 +18,12 @@ SETTLE_SECONDS = 1.0
 """Between two looks: a VM that is being made or deleted has moved on by then."""
 
 
-def examine(settings: Settings) -> tuple[list[Finding], Site | None]:
-    """All findings about this host; and what was read for them, if libvirt could be."""
+def examine(settings: Settings) -> list[Finding]:
+    """All findings about this host."""
     found = machine.judge(gather.machine(settings))
     site, disagreements = _site(settings)
     segments, ways = (sum(isinstance(one, kind) for one in site.wanted()) if site else 0 for kind in (Vxlan, Uplink))
-    return [*found, *_filters(settings, segments, ways), *disagreements], site
+    return [*found, *_filters(settings, segments, ways), *disagreements]
 
 
 def _filters(settings: Settings, segments: int, ways: int) -> Iterator[Finding]:
