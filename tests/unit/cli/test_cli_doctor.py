@@ -24,7 +24,7 @@ WELL = [passed("libvirt", "answers"), warned("clock", "nobody keeps it", "chrony
 def examined(monkeypatch: pytest.MonkeyPatch, *looks: list[Finding]) -> None:
     """A host whose looks are told one after the other."""
     left = list(looks)
-    monkeypatch.setattr(examine, "examine", lambda _settings: (left.pop(0), None))
+    monkeypatch.setattr(examine, "examine", lambda _settings: left.pop(0))
 
 
 def make_repairs(monkeypatch: pytest.MonkeyPatch, do: Callable[[Repair], object]) -> None:
