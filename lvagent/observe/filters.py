@@ -167,7 +167,7 @@ class FilterWatch:
             return True  # some was lost: it may have been anything
         if ports - ear.own:
             ear.own = self._own_ports(name)
-        return bool(ports - ear.own)
+        return bool(ports - ear.own) and self._there().get(name) == ear.inode  # what went has no filter to lose
 
     def _own_ports(self, name: str) -> set[int]:
         """The ports of this process's netfilter sockets in a namespace."""

@@ -206,6 +206,38 @@ def test_a_flush_in_root_is_noticed_and_healed_at_once(site: Site) -> None:
         watch.stop()
 
 
+class SlowWatch(FilterWatch):
+    """One that is held up before it finds out whose doing it was."""
+
+    def __init__(self, folder: str, fabric: str, changed: Callable[[str], None]) -> None:
+        super().__init__(folder, fabric, changed)
+        self.looks, self.free = threading.Event(), threading.Event()
+
+    def _own_ports(self, name: str) -> set[int]:
+        self.looks.set()
+        assert self.free.wait(30)
+        return super()._own_ports(name)
+
+
+@pytest.mark.parametrize("goes", [False, True], ids=["stays", "goes"])
+def test_a_vpc_that_goes_is_nobody_elses_change(site: Site, goes: bool) -> None:
+    site.guest(A, 5)
+    heard: list[str] = []
+    watch = SlowWatch(site.settings.paths.netns, "lvfabric", heard.append)
+    watch.start()
+    try:
+        inside = f"{site.settings.paths.netns}/{A}"
+        netns.inside(inside, lambda: subprocess.run(["nft", "add", "table", "inet", "theirs"], check=True))
+        assert watch.looks.wait(30)
+        if goes:  # with the sockets that could tell that it was us
+            site.drop(A)
+        watch.free.set()
+        assert until(lambda: A in heard, 1 if goes else 30) is not goes
+    finally:
+        watch.free.set()
+        watch.stop()
+
+
 def test_forwarding_that_somebody_switches_off_is_on_again_at_once(site: Site) -> None:
     site.wishes.put(A, NAT)
     site.guest(A, 5)
