@@ -117,7 +117,7 @@ def _translate(way: Way, vpc: str) -> None:
         way.passes(Stage.UPLINK, vpc, "floating address", text)
         way.packet = dataclasses.replace(packet, source=ip_address(floating.address))
         return
-    if packet.version not in ways.translated(mode):
+    if packet.version not in ways.translated(mode) and packet.destination not in ways.own:
         if not routed_to(facts, vpc, packet.source):
             text = f"{packet.source} is not routed to {vpc}, so nothing comes from it (reverse path)"
             way.stop(Stage.HOST, "root", "reverse path", text)

@@ -63,6 +63,28 @@ def test_a_published_port_answers_from_everywhere(pair: Site) -> None:
     assert guests[B].ask(str(transits[A].vpc_v4.ip), 8080, "hello", patience=SHORT) == ""
 
 
+@pytest.mark.parametrize("mode", [UplinkMode.ROUTED, UplinkMode.NAT])
+def test_a_port_of_a_routed_vpc_answers_its_own_guests_too(sites: Callable[..., Site], mode: UplinkMode) -> None:
+    site = sites(routed=("10.0.0.0/16", "fd00:a::/32"), ipv6="routed")
+    site.wishes.put(A, VpcConfig(uplink=mode))
+    guest, other = site.guest(A, 5, rules=[]), site.guest(A, 6)
+    for address in ("10.0.0.5", "fd00:a::5"):
+        site.world.serve(guest.name, address, 80)
+    site.publish(A, 5, {"host_port": 8080, "port": 80})
+    ends = site.networks.transits()[A]
+    assert ends.host_v4 is not None and ends.host_v6 is not None
+    for one in (other, guest):
+        assert one.ask(HOST, 8080, "hello") == str(ends.host_v4.ip)
+        assert one.ask(HOST6, 8080, "hello") == str(ends.host_v6.ip)
+    assert asks(site, "web", HOST, 8080) == WEB
+    assert asks(site, "host", HOST, 8080) == HOST
+    assert other.ask(HOST, 8081, "hello", patience=SHORT) == ""
+    only = {"host_port": 8080, "port": 80, "sources": [f"{ends.vpc_v4.ip}/32", f"{ends.host_v4.ip}/32"]}  # type: ignore[union-attr]
+    site.publish(A, 5, only)
+    assert other.ask(HOST, 8080, "hello") == str(ends.host_v4.ip)
+    assert asks(site, "web", HOST, 8080, patience=SHORT) == ""
+
+
 def test_two_vpcs_with_equal_addresses_are_told_apart(pair: Site) -> None:
     pair.publish(A, 5, {"host_port": 8080, "port": 80, "host_address": HOST})
     pair.publish(B, 5, {"host_port": 8080, "port": 80, "host_address": LAN}, {"host_port": 9090, "port": 80})

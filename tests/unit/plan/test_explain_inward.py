@@ -154,8 +154,10 @@ def test_a_name_of_a_peered_vpc_is_nobody_without_the_peering(facts: Facts) -> N
     assert walked(apart, f"{A1} {P1} icmp").decider.stage is Stage.EGRESS
 
 
-def test_how_a_packet_is_seen_by_whom_it_is_led_to(facts: Facts) -> None:
-    plain = dataclasses.replace(facts, policy=dataclasses.replace(facts.policy, floating={}))
+@pytest.mark.parametrize("mode", [UplinkMode.NAT, UplinkMode.ROUTED])
+def test_how_a_packet_is_seen_by_whom_it_is_led_to(facts: Facts, mode: UplinkMode) -> None:
+    vpcs = dict(facts.policy.vpcs) | {A: VpcConfig(uplink=mode)}
+    plain = dataclasses.replace(facts, policy=dataclasses.replace(facts.policy, floating={}, vpcs=vpcs))
     words = f"{A2} {HOST} tcp 8080"
     assert walked(plain, words).allowed
     closed = parse_publications([{"host_port": 8080, "port": 80, "sources": ["198.19.0.3"]}])
