@@ -155,6 +155,7 @@ def _network(underlay: str) -> None:
 
 def _become_host(state: Path, name: str, images: str, underlay: str) -> None:
     _unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC)
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("0")  # else it is as on the machine
     _mount("none", "/", None, MS_REC | MS_PRIVATE)
     raw = name.encode()
     _call(_libc.sethostname(raw, len(raw)), "sethostname")

@@ -57,6 +57,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
     try:
         assert _libc.unshare(netns.CLONE_NEWNET | _CLONE_NEWNS) == 0
         assert _libc.mount(b"none", b"/", None, _PRIVATE, None) == 0
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("0")  # else it is as on the machine, which may have Docker
         yield tmp_path
     finally:
         for descriptor, flag in kept:
