@@ -72,14 +72,16 @@ def test_a_port_of_a_routed_vpc_answers_its_own_guests_too(sites: Callable[..., 
         site.world.serve(guest.name, address, 80)
     site.publish(A, 5, {"host_port": 8080, "port": 80})
     ends = site.networks.transits()[A]
-    assert ends.host_v4 is not None and ends.host_v6 is not None
+    assert ends.vpc_v4 is not None
+    assert ends.host_v4 is not None
+    assert ends.host_v6 is not None
     for one in (other, guest):
         assert one.ask(HOST, 8080, "hello") == str(ends.host_v4.ip)
         assert one.ask(HOST6, 8080, "hello") == str(ends.host_v6.ip)
     assert asks(site, "web", HOST, 8080) == WEB
     assert asks(site, "host", HOST, 8080) == HOST
     assert other.ask(HOST, 8081, "hello", patience=SHORT) == ""
-    only = {"host_port": 8080, "port": 80, "sources": [f"{ends.vpc_v4.ip}/32", f"{ends.host_v4.ip}/32"]}  # type: ignore[union-attr]
+    only = {"host_port": 8080, "port": 80, "sources": [str(ends.vpc_v4.ip), str(ends.host_v4.ip)]}
     site.publish(A, 5, only)
     assert other.ask(HOST, 8080, "hello") == str(ends.host_v4.ip)
     assert asks(site, "web", HOST, 8080, patience=SHORT) == ""
