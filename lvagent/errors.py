@@ -59,8 +59,8 @@ class NotFound(LvagentError):
     status = 404
     kind = "not-found"
 
-    def __init__(self, noun: str, ident: str, *, listed: str = "") -> None:
-        super().__init__(f"there is no {noun} {ident}", hint=f"list them with GET {listed or f'/v1/{noun}s'}")
+    def __init__(self, noun: str, ident: str, *, listed: str = "", hint: str = "") -> None:
+        super().__init__(f"there is no {noun} {ident}", hint=hint or f"list them with GET {listed or f'/v1/{noun}s'}")
         self.noun = noun
         self.ident = ident
 

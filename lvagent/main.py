@@ -34,7 +34,7 @@ from lvagent.api.hooks import HookServer
 from lvagent.api.operations import Operations
 from lvagent.api.server import ApiServer
 from lvagent.config import Settings
-from lvagent.errors import HostError
+from lvagent.errors import HostError, SpecError
 from lvagent.host import bridge_netfilter, files, host, listeners, memory, privileges
 from lvagent.host.audit import AuditLog
 from lvagent.host.dnsmasq import DhcpServer
@@ -55,6 +55,8 @@ from lvagent.render.domain import DomainOptions
 from lvagent.render.unit import CAPABILITIES
 
 log = logging.getLogger(__name__)
+
+LOG_VARIABLE = "LVAGENT_LOG"
 
 OPEN_FILES = 262_144
 """Descriptors: some four for each VPC, and one for each request; the metadata process inherits the limit."""
@@ -106,13 +108,24 @@ def _timeline(settings: Settings, options: DomainOptions) -> Timeline:
     return Timeline(TimelineFiles(Path(settings.paths.state)), console)
 
 
+def log_level(text: str) -> str:
+    """The least level that is logged; INFO if nothing is said.
+
+    :raise SpecError: there is no such level.
+    """
+    level = text.upper() or "INFO"
+    if level not in logging.getLevelNamesMapping():
+        raise SpecError(LOG_VARIABLE, f"{text!r} cannot be", "one of DEBUG, INFO, WARNING, ERROR, CRITICAL")
+    return level
+
+
 def serve(settings: Settings) -> int:
     """Run the agent in the foreground until SIGTERM or SIGINT. VMs and VPCs outlive it.
 
     :return: the exit code.
     """
     logging.basicConfig(
-        level=os.environ.get("LVAGENT_LOG", "INFO").upper(),
+        level=log_level(os.environ.get(LOG_VARIABLE, "")),
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )

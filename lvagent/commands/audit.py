@@ -23,6 +23,7 @@ def audit(session: Session, tail: int) -> None:
     """Show who changed what, and who was refused, the newest last."""
     from lvagent.host import audit as log
 
+    session.need_local()
     if not session.root:
         raise Failure("the audit log is root's", hint="sudo lvagent audit")
     folder = Path(session.settings().paths.state)

@@ -97,7 +97,7 @@ class Session:
         :raise Failure: it is reached by a URL.
         """
         if self.url:
-            raise Failure("this works on the VM's own host only", hint="leave out --url (and LVAGENT_URL) there")
+            raise Failure("this works on the agent's own host only", hint="leave out --url (and LVAGENT_URL) there")
 
 
 pass_session = click.make_pass_decorator(Session, ensure=True)

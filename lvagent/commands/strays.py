@@ -6,7 +6,7 @@ import json
 
 import click
 
-from lvagent.commands.failure import Failure
+from lvagent.commands.failure import NOT_FOUND, Failure
 from lvagent.commands.session import Session, output_option, pass_session
 from lvagent.commands.tables import Json, objects, plain, print_json, print_table, texts
 
@@ -54,7 +54,7 @@ def kill(session: Session, pid: int, identity: str) -> None:
     if not identity:
         there = [one for one in objects(client.get("/v1/strays")["processes"]) if one["pid"] == pid]
         if not there:
-            raise Failure(f"{pid} is no stray", hint="lvagent strays ls")
+            raise Failure(f"{pid} is no stray", code=NOT_FOUND, hint="lvagent strays ls")
         identity = str(there[0]["identity"])
     found = client.call("POST", f"/v1/strays/{pid}/kill", json.dumps({"identity": identity}).encode()).json
     if session.json:

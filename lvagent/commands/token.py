@@ -25,6 +25,7 @@ def group() -> None:
 def _store(session: Session) -> TokenStore:
     from lvagent.host.tokens import TokenStore
 
+    session.need_local()
     if not session.root:
         raise Failure("tokens are root's", hint="sudo lvagent token ...")
     return TokenStore(Path(session.settings().paths.state))

@@ -129,7 +129,11 @@ def _places(vm: Json) -> set[object]:
 
 def _drift(vm: Json, place: str) -> list[str]:
     found = [one for one in objects(vm["drift_details"]) if one["place"] == place]
-    return [f"{one['path']}: wanted {one['wanted']}, is {one['actual']}" for one in found]
+    return [f"{one['path']}: wanted {_value(one['wanted'])}, is {_value(one['actual'])}" for one in found]
+
+
+def _value(value: object) -> object:
+    return "none" if value is None else value
 
 
 @group.command()
@@ -142,10 +146,10 @@ def rules(session: Session, ident: str) -> None:
     if session.json:
         print_json(found)
         return
-    heads = ("DIRECTION", "PROTO", "PORT", "SOURCE", "DESTINATION", "PACKETS", "BYTES", "LAST HIT")
+    heads = ("DIRECTION", "PROTO", "PORT", "SOURCE", "DESTINATION", "PACKETS", "BYTES", "LAST HIT", "NOTE")
     refused = cast(dict[str, Json], found["refused"])
     lines = [_rule_row(rule) for rule in objects(found["rules"])]
-    lines += [(way, "(refused)", "", "", "", one["packets"], one["bytes"], "") for way, one in refused.items()]
+    lines += [(way, "(refused)", "", "", "", one["packets"], one["bytes"], "", "") for way, one in refused.items()]
     print_table(heads, lines, empty="")
 
 
@@ -153,7 +157,8 @@ def _rule_row(rule: Json) -> tuple[object, ...]:
     first, last = rule["port"] or "", rule["port_end"]
     ports = f"{first}-{last}" if last else first
     peers = [rule[side] or "any" for side in ("source", "destination")]
-    return rule["direction"], rule["proto"], ports, *peers, rule["packets"], rule["bytes"], rule["last_hit"] or "-"
+    note, hit = "published" if rule["implied"] else "", rule["last_hit"] or "-"
+    return rule["direction"], rule["proto"], ports, *peers, rule["packets"], rule["bytes"], hit, note
 
 
 @group.command()

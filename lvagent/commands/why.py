@@ -46,7 +46,9 @@ def _line(entry: Mapping[str, object]) -> str:
     found = entry.get("detail")
     if not isinstance(found, Mapping):
         return ""
-    texts = (f"{name} {_value(value)}" for name, value in found.items() if value not in ("", None) and name != "all")
+    texts = (
+        f"{name} {_value(value)}" for name, value in found.items() if value not in ("", None, {}) and name != "all"
+    )
     return plain(", ".join(texts))[:200]
 
 

@@ -201,9 +201,10 @@ class _Findings:
         for one, event in ends:
             if event.table != TABLE:
                 return Seen(False, f"it was dropped in {_name(one)}", _rule(one, event), path)
-        last = path[-1] if path else "nothing"
+        if not path:
+            return Seen(False, "it met no chain: there is no way on from where it comes in", "", path)
         how = "an error was sent back" if ends else "it was seen no more"
-        return Seen(False, f"{how} after {last}: there is no way on from there", "", path)
+        return Seen(False, f"{how} after {path[-1]}: there is no way on from there", "", path)
 
     def _judge(self, one: _Watched, event: Event) -> tuple[bool, str]:
         """Whether a place where it was taken out is the goal, and which that is."""

@@ -149,7 +149,7 @@ class TokenStore:
         with self._writing() as kept:
             gone = [token for token in kept if token.id == ident]
             if not gone:
-                raise NotFound("token", ident[:60])
+                raise NotFound("token", ident[:60], hint="list them with lvagent token ls")
             self._write(tuple(token for token in kept if token.id != ident))
         return gone[0]
 

@@ -199,7 +199,8 @@ def test_rules_are_counted(site: LabHost, ssh_key: SshKey) -> None:
     refused = [one["refused"]["ingress"]["packets"] for one in (before, after)]
     assert refused[1] - refused[0] == 2, "two pings"
     told = site.run(["lvagent", "vm", "rules", "i-0000000003"]).stdout.splitlines()
-    assert told[0].split() == ["DIRECTION", "PROTO", "PORT", "SOURCE", "DESTINATION", "PACKETS", "BYTES", "LAST", "HIT"]
+    heads = ("DIRECTION", "PROTO", "PORT", "SOURCE", "DESTINATION", "PACKETS", "BYTES", "LAST", "HIT", "NOTE")
+    assert tuple(told[0].split()) == heads
     assert told[1].split()[:5] == ["ingress", "tcp", "22", "any", "any"]
 
 

@@ -119,7 +119,7 @@ def test_why(shell: Shell) -> None:
     shell.agent.told[name] = (ended,)
     said = shell.run("why", name).stdout.splitlines()
     assert said == [
-        "2026-11-26T12:00:01.000+00:00  operation   what delete, outcome done, ms ",
+        "2026-11-26T12:00:01.000+00:00  operation   what delete, outcome done",
         f"{name}: it was deleted at 2026-11-26T12:00:01.000+00:00",
     ]
     assert shell.run("vm", "create", "-f", "-", stdin=json.dumps(vm()).encode()).exit_code == 0

@@ -29,7 +29,8 @@ def test_a_token_from_its_making_to_its_end(shell: Shell) -> None:
     assert listed.splitlines()[1].split() == [found.id, "ci", "read", "vpc-aaaaaaaaaa", found.created_at, "never"]
     assert text.split("_")[2] not in listed + shell.run("token", "ls", "-o", "json").stdout
     assert shell.run("token", "revoke", found.id).stdout == f"{found.id} revoked\n"
-    assert shell.run("token", "revoke", found.id).exit_code == 3
+    again = shell.run("token", "revoke", found.id)
+    assert (again.exit_code, again.stderr.splitlines()[1]) == (3, "hint: list them with lvagent token ls")
     assert TokenStore(shell.state).find(text) is None
 
 
@@ -164,5 +165,17 @@ def test_what_is_done_on_the_host_is_not_done_elsewhere(shell: Shell) -> None:
     shell.run("vm", "create", "-f", "-", stdin=SPEC)
     for command in ("console", "ssh"):
         refused = shell.run("--url", "https://192.0.2.1:1", "vm", command, "i-0000000001")
-        assert "on the VM's own host only" in refused.stderr
+        assert "on the agent's own host only" in refused.stderr
         assert isinstance(shell.run("vm", command, "i-0000000001").exception, Became)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("token", "ls"), ("token", "create", "--name", "ci", "--role", "read"), ("token", "revoke", "x"), ("audit",)],
+)
+def test_tokens_and_the_audit_log_of_this_host_are_not_taken_for_those_of_another(
+    shell: Shell, command: tuple[str, ...]
+) -> None:
+    refused = shell.run("--url", "https://192.0.2.1:1", *command)
+    assert (refused.exit_code, "on the agent's own host only" in refused.stderr) == (1, True)
+    assert not shell.state.exists()

@@ -39,7 +39,7 @@ def test_what_a_stray_says_does_not_reach_the_terminal_as_it_is(shell: Shell) ->
 
 
 def test_kill(shell: Shell) -> None:
-    assert shell.run("strays", "kill", "1").exit_code == 1
+    assert shell.run("strays", "kill", "1").exit_code == 3
     assert shell.run("strays", "kill", "4711", "--identity", "1").exit_code == 4
     assert shell.run("strays", "kill", "4711").stdout == "4711 ended\n"
     assert shell.run("strays", "ls").stdout.startswith("no stray processes\n")
@@ -49,6 +49,13 @@ def test_sweep(shell: Shell) -> None:
     shell.agent.held = "nothing is removed: 60 objects would go"
     assert shell.run("sweep").stdout == "nothing is removed: 60 objects would go\n"
     assert shell.run("sweep", "--force").stdout == "done\n"
+
+
+def test_a_definition_without_our_element_is_shown(shell: Shell) -> None:
+    shell.run("vm", "create", "-f", "-", stdin=json.dumps(full()).encode())
+    drift = Drift("revision", 2, None, Place.DEFINITION)
+    shell.agent._vms["i-0000000001"] = dataclasses.replace(shell.agent._vms["i-0000000001"], drift_details=(drift,))
+    assert "edited         revision: wanted 2, is none\n" in shell.run("vm", "show", "i-0000000001").stdout
 
 
 def test_what_was_edited_is_shown_and_settled(shell: Shell) -> None:

@@ -85,6 +85,8 @@ def test_ports_are_published_shown_and_taken_away(shell: Shell) -> None:
     )
     shown = shell.run("vm", "show", "i-0000000001").stdout
     assert "published  any:8080 to 80/tcp, 2001:db8::1:9000-9009 to 9000-9009/udp\n" in shown
+    rules = [line.split() for line in shell.run("vm", "rules", "i-0000000001").stdout.splitlines()]
+    assert [line[2] for line in rules if line[-1] == "published"] == ["80", "9000-9009"]
     assert len(json.loads(shell.run(*ports, "-o", "json").stdout)) == 2
     assert shell.run(*ports, "--remove", "8081").exit_code == 2
     assert shell.run(*ports, "--add", "80:x").exit_code == 2
