@@ -50,7 +50,7 @@ test-isolation: ## what hostile guests try, with floods of 20 s and a thousand r
 	@.ci/setup test
 	@.ci/tests isolation -s
 
-test-faults: ## kill, fail and hang the agent at every step, and compare the whole host after each: half an hour (root)
+test-faults: ## kill, fail and hang the agent at every step, and compare the whole host after each: three quarters of an hour (root)
 	@.ci/setup test
 	@.ci/tests faults
 

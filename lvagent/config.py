@@ -388,7 +388,8 @@ def _check(settings: Settings) -> None:
         section, _, key = name.partition(".")
         value = getattr(getattr(settings, section), key)
         if right := wrong(value):
-            raise SpecError(name, f"{value!r} cannot be", right)
+            said = list(value) if isinstance(value, tuple) else value  # as it was written
+            raise SpecError(name, f"{said!r} cannot be", right)
     if os.path.normpath(settings.paths.images) in map(os.path.normpath, settings.volumes.folders):
         raise SpecError("volumes.folders", "the image folder is among them", "guests would write to images")
     for entry in dataclasses.fields(Paths):
