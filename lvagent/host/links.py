@@ -30,7 +30,7 @@ from lvagent.host.netlink import (
 Address = IPv4Interface | IPv6Interface
 
 AF_UNSPEC, AF_INET, AF_BRIDGE, AF_INET6 = 0, 2, 7, 10
-IFF_UP, IFF_NOARP = 0x01, 0x80
+IFF_UP, IFF_RUNNING, IFF_NOARP = 0x01, 0x40, 0x80
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
@@ -68,8 +68,8 @@ _NDMSG = struct.Struct("=BxxxiHBB")
 class Link:
     """A link as the kernel has it.
 
-    ``peer``: index of the other end of a veth, in its namespace. ``mute``: it speaks no ARP and no ND. ``info``: the
-    attributes of its kind (IFLA_INFO_DATA).
+    ``peer``: index of the other end of a veth, in its namespace. ``mute``: it speaks no ARP and no ND. ``running``: the
+    kernel sends by it; a while after both of its ends are up. ``info``: the attributes of its kind (IFLA_INFO_DATA).
     """
 
     index: int
@@ -81,6 +81,7 @@ class Link:
     peer: int
     group: int
     up: bool
+    running: bool
     mute: bool
     alias: str
     info: dict[int, bytes]
@@ -275,6 +276,7 @@ def parse(body: bytes) -> Link:
         peer=_number(found, IFLA_LINK),
         group=_number(found, IFLA_GROUP),
         up=bool(flags & IFF_UP),
+        running=bool(flags & IFF_RUNNING),
         mute=bool(flags & IFF_NOARP),
         alias=c_string(found.get(IFLA_IFALIAS, b"")),
         info=table(info.get(INFO_DATA, b"")),

@@ -10,6 +10,7 @@ namespace but for the prefixes of the other VPC. The caller holds the locks of b
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping
 from ipaddress import IPv6Address
 
@@ -23,6 +24,9 @@ from lvagent.plan.resources import PEER_MTU, Peer
 from lvagent.render.elements import Element, Piece
 from lvagent.render.nft import peer_elements
 from lvagent.spec import names
+
+CARRIER_SECONDS = 2.0
+"""How long is waited until the kernel sends by both ends; it is told at once, and does it when it comes to it."""
 
 Find = Callable[[str], VpcSide | None]
 """Opens the namespace of a VPC, if there is one."""
@@ -38,6 +42,8 @@ def ensure(one: Peer, other: Peer, mine: VpcSide, theirs: VpcSide) -> None:
         point("peer.paired")
         for peer, side in ((one, mine), (other, theirs)):
             _settle(peer, side.space)
+        _await(one, mine.space)
+        _await(other, theirs.space)
         point("peer.routed")
         for peer, side in ((one, mine), (other, theirs)):
             side.filter.put([peer])
@@ -100,6 +106,13 @@ def _settle(peer: Peer, space: Netspace) -> None:
             *(peer_routes.add_route(link, one) for one in sorted(wanted, key=str)),
         ]
     )
+
+
+def _await(peer: Peer, space: Netspace) -> None:
+    """Wait until the kernel sends by an end: before, it drops all without a word (net/core/link_watch.c)."""
+    name, end = names.peer_link(peer.other), time.monotonic() + CARRIER_SECONDS
+    while not space.find([name])[name].running and time.monotonic() < end:
+        time.sleep(0.002)
 
 
 def _hop(peer: Peer) -> IPv6Address:

@@ -11,7 +11,7 @@ from lvagent.host.links import Link
 from lvagent.host.netlink import Message, pack
 from lvagent.host.peer_routes import Route
 
-LINK = Link(7, "br-a", "bridge", "02:00:00:00:00:01", 1500, 0, 0, 27766, True, False, "", {})
+LINK = Link(7, "br-a", "bridge", "02:00:00:00:00:01", 1500, 0, 0, 27766, True, True, False, "", {})
 
 
 def plain(value: object) -> object:

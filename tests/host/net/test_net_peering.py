@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from lvagent.config import FilterSettings, Settings
-from lvagent.host import netns, peers
+from lvagent.host import links, netns, peers
 from lvagent.host.network import Network
 from lvagent.host.vpc import BROKEN
 from lvagent.host.vpcs import VpcSides
@@ -124,6 +124,30 @@ def test_the_link_is_as_it_should_be_and_stays_so(site: Site, network: Network) 
     filter_ = Path(f"/proc/sys/net/ipv4/conf/{LINK_P}/rp_filter")
     assert netns.inside(site.path, filter_.read_text) == "1\n"
     assert [one["dst"] for one in shown(site, VPC, "route", "show", "dev", LINK_P)] == ["10.0.20.0/24"]
+
+
+@pytest.mark.parametrize("idle", [5, 10**6])
+def test_the_link_is_waited_for_until_the_kernel_sends_by_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch, idle: int
+) -> None:
+    """Which is a matter of luck, so that it is not yet so is only said here; it is not waited for without end."""
+    netns.inside(site.path, lambda: subprocess.run(["ip", "link", "del", LINK_P], check=True))
+    told: list[bool] = []
+
+    def parse(body: bytes, parse: Callable[[bytes], links.Link] = links.parse) -> links.Link:
+        link = parse(body)
+        if names.peer_of(link.name) and link.up:
+            told.append(link.running and len(told) >= idle)
+            return dataclasses.replace(link, running=told[-1])
+        return link
+
+    monkeypatch.setattr(links, "parse", parse)
+    monkeypatch.setattr(peers, "CARRIER_SECONDS", 30 if idle == 5 else 0.1)
+    site.networks.meet(VPC_P, VPC)
+    assert len(told) > 5
+    assert any(told) is (idle == 5)
+    said = token()
+    assert comes(site, A, P, echo(A, P, payload=said), said)
 
 
 def test_the_rules_of_the_receiver_decide_and_of_the_sender_as_ever(site: Site) -> None:
