@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv6Address
 
 from lvagent.failpoints import point
@@ -37,15 +37,15 @@ def ensure(one: Peer, other: Peer, mine: VpcSide, theirs: VpcSide) -> None:
 
     :raise HostError: it could not be made; what was made of it stays closed.
     """
+    ends = ((one, mine), (other, theirs))
     with translated(f"the peering of {one.vpc} and {other.vpc}", "make"):
         _pair(mine, theirs)
         point("peer.paired")
-        for peer, side in ((one, mine), (other, theirs)):
+        for peer, side in ends:
             _settle(peer, side.space)
-        _await(one, mine.space)
-        _await(other, theirs.space)
+        _await(ends)
         point("peer.routed")
-        for peer, side in ((one, mine), (other, theirs)):
+        for peer, side in ends:
             side.filter.put([peer])
 
 
@@ -108,11 +108,13 @@ def _settle(peer: Peer, space: Netspace) -> None:
     )
 
 
-def _await(peer: Peer, space: Netspace) -> None:
-    """Wait until the kernel sends by an end: before, it drops all without a word (net/core/link_watch.c)."""
-    name, end = names.peer_link(peer.other), time.monotonic() + CARRIER_SECONDS
-    while not space.find([name])[name].running and time.monotonic() < end:
-        time.sleep(0.002)
+def _await(ends: Iterable[tuple[Peer, VpcSide]]) -> None:
+    """Wait until the kernel sends by both ends: before, it drops all without a word (net/core/link_watch.c)."""
+    stop = time.monotonic() + CARRIER_SECONDS
+    for peer, side in ends:
+        name = names.peer_link(peer.other)
+        while not side.space.find([name])[name].running and time.monotonic() < stop:
+            time.sleep(0.002)
 
 
 def _hop(peer: Peer) -> IPv6Address:

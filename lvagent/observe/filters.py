@@ -11,7 +11,6 @@ another namespace by now, loses its socket. Sources: linux/netfilter/nfnetlink.h
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
@@ -116,13 +115,16 @@ class FilterWatch:
             found = [name for name in os.listdir(self._folder) if names.VPC_NAME.match(name)]
         except OSError:
             found = []
-        there = {}
-        for name in {*found, self._fabric, ROOT}:
-            with contextlib.suppress(OSError):
-                seen = os.stat(self._path(name))
-                if seen.st_dev == self._device:  # else a plain file that a crash left
-                    there[name] = seen.st_ino
-        return there
+        seen = {name: self._inode(name) for name in {*found, self._fabric, ROOT}}
+        return {name: inode for name, inode in seen.items() if inode is not None}
+
+    def _inode(self, name: str) -> int | None:
+        """The namespace that a name stands for; None: for none, or for a plain file that a crash left."""
+        try:
+            seen = os.stat(self._path(name))
+        except OSError:
+            return None
+        return seen.st_ino if seen.st_dev == self._device else None
 
     def _path(self, name: str) -> str:
         return f"{self._folder}/{name}" if name else "/proc/self/ns/net"
@@ -167,7 +169,7 @@ class FilterWatch:
             return True  # some was lost: it may have been anything
         if ports - ear.own:
             ear.own = self._own_ports(name)
-        return bool(ports - ear.own) and self._there().get(name) == ear.inode  # what went has no filter to lose
+        return bool(ports - ear.own) and self._inode(name) == ear.inode  # what went has no filter to lose
 
     def _own_ports(self, name: str) -> set[int]:
         """The ports of this process's netfilter sockets in a namespace."""
